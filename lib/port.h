@@ -216,7 +216,7 @@ void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, u
 bool port_has_room(struct proa_port *port);
 /* From any thread: makes the wait return soon. */
 void port_notify(struct proa_port *port);
-/* From a worker thread: `op` has run; flight(op)->moved holds its result. */
+/* From a worker's or resolver's thread: `op` has run. Touch it no more. */
 void port_finished(struct proa_port *port, struct proa_op *op);
 /* Unread completions that carry something for a handle which now closes. */
 void ready_purge(struct proa_port *port, proa_handle fd);

@@ -13,9 +13,10 @@ struct workers;
 
 /* Queues `op` (state OP_WORKER, flight(op)->is.behind is the queue's) on
  * port->workers, made when NULL, with port->worker_limit threads at most.
- * A worker calls worker_run(op), stores the result in op->timer_'s ... see
- * workers.c, and calls port_finished(port, op). 0 or PROA_ENOMEM / PROA_EAGAIN
- * when no thread at all could be made. Threads block all signals. */
+ * A worker runs it (PROA_OP_WORK: the program's function; all else:
+ * file_run()), stores the result in op->flags_, which has no other use by then,
+ * and calls port_finished(port, op). 0 or PROA_ENOMEM / PROA_EAGAIN when no
+ * thread at all could be made. The threads block all signals. */
 int workers_submit(struct proa_port *port, struct proa_op *op);
 /* Takes an op that no worker has begun out of the queue: true if so. */
 bool workers_withdraw(struct proa_port *port, struct proa_op *op);
@@ -28,8 +29,8 @@ void workers_abandon(struct workers *workers);
  * on copies, so that they can be abandoned.
  * Starts op's query (op->buffer_ is a struct proa_query). The op is OP_WORKER;
  * flight(op)->is.engine is the look-up's. When done, and not abandoned, the
- * result is kept and port_finished(port, op) is called on the resolver's
- * thread. 0 or an error (nothing started). */
+ * result is kept in the look-up and port_finished(port, op) is called on the
+ * resolver's thread. 0 or an error (nothing started). */
 int resolve_begin(struct proa_port *port, struct proa_op *op);
 /* Port's thread, after port_finished(): copies the addresses found into the
  * query, frees the look-up; the result. */
