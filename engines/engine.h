@@ -8,6 +8,8 @@
 #ifndef PROA_ENGINES_ENGINE_H
 #define PROA_ENGINES_ENGINE_H
 
+#include <sys/uio.h>
+
 #include "lib/port.h"
 
 /* What start() gives besides a result of the attempt. */
@@ -17,9 +19,8 @@
 
 struct engine {
 	const char *name;
-	unsigned features; /* bits 1u << enum proa_feature */
 
-	/* Sets port->ring up. 0 or an error, with a sentence in `why`. */
+	/* Sets port->world and port->features up. 0 or an error, with a sentence in `why`. */
 	int (*open)(struct proa_port *port, const struct proa_port_options *options, char *why,
 		size_t size);
 	void (*close)(struct proa_port *port);
@@ -33,8 +34,8 @@ struct engine {
 	/* Asks for the end of an attempt that start() began; op_stepped() follows,
 	 * at once or in a turn, with PROA_ECANCELED or what really happened. */
 	void (*cancel)(struct proa_port *port, struct proa_op *op);
-	/* The handle's last op has ended: closes the descriptor for `op`. As
-	 * start(); the entry is forgotten by lib/ when it has been done. */
+	/* The handle's last op has ended: closes the descriptor for `op`, a close.
+	 * As start(). */
 	int32_t (*shut_handle)(struct proa_port *port, struct proa_op *op);
 	/* A handle is no longer ours: drop every registration. */
 	void (*forget)(struct proa_port *port, proa_handle fd, struct handle *handle);

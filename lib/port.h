@@ -35,6 +35,7 @@ enum op_state {
 	OP_TIMING,  /* a timer */
 	OP_LISTED,  /* a signal: waits to be told */
 	OP_CLOSING, /* a close that waits for the handle's other ops */
+	OP_WARMED,  /* a sendfile whose file a worker has read: goes on at once */
 	OP_READY,   /* its final completion is in port->ready */
 	OP_POSTED,  /* on its way by proa_post() */
 };
@@ -50,7 +51,8 @@ enum op_state {
 #define OPT_STARVED    0x0080u /* paused accept: the want has been reported */
 #define OPT_GATHERED   0x0100u /* its bytes are part of the lane head's send */
 #define OPT_COUNTED    0x0200u /* counts among port->background */
-#define OPT_ENGINE     0xfc00u /* the engine's own, six bits */
+#define OPT_ENDED      0x0400u /* the engine is done with it; received buffers wait */
+#define OPT_ENGINE     0xf800u /* the engine's own, five bits */
 #define OPT_IN_FLIGHT  (0xffffu & ~PROA_OPTION_BACKGROUND)
 
 /* An op in flight: what lies in room_. */
@@ -59,7 +61,7 @@ struct flight {
 	uint64_t moved;              /* bytes so far; stays after the end */
 	union {
 		void *engine;           /* ACTIVE: the engine's word */
-		struct proa_op *behind; /* BACKLOG, WORKER, POSTED, spilt READY */
+		struct proa_op *behind; /* BACKLOG, WORKER, LISTED, POSTED, spilt READY */
 		struct proa_op *before; /* LINKED: whose next_ we are */
 	} is;
 };
@@ -70,6 +72,14 @@ static inline struct flight *flight(const struct proa_op *op)
 {
 	return (struct flight *)(void *)(uintptr_t)op->room_;
 }
+
+/* In op->flags_, above the public flags: a worker is to read the file ahead, not
+ * to send it. */
+#define PROA_WARM_ 0x8000u
+#define PROA_WARM_BYTES (256u * 1024)
+
+/* With op_stepped(): the op is done, and flight()->moved counts its bytes. */
+#define STEP_IS_FINAL 0x04u
 
 /* Circular lists of ops in flight through flight()->prev and next; the head
  * is the oldest. */
@@ -110,6 +120,7 @@ enum handle_type {
 	HANDLE_STREAM,   /* a connected or connectable stream socket, or a listener */
 	HANDLE_DATAGRAM, /* a socket that keeps messages apart */
 	HANDLE_PIPE,     /* pipe, terminal, or another pollable thing that is no socket */
+	HANDLE_TCP,      /* a stream whose short read means that it is drained */
 	HANDLE_FILE,     /* regular file, directory, block device: always ready */
 };
 
@@ -126,7 +137,10 @@ enum handle_type {
  * the engine has the head alone; `others` has no order. */
 struct handle {
 	struct proa_op *sends, *recvs, *others;
-	uint8_t type, state;
+	uint8_t type : 3;          /* enum handle_type */
+	uint8_t pumping_sends : 1; /* lane_pump() is at work further up the stack */
+	uint8_t pumping_recvs : 1;
+	uint8_t state;
 	uint16_t lent;        /* buffers of pools held by the program */
 	uint16_t undelivered; /* completions in `ready` that carry something of value */
 	uint8_t engine;       /* the engine's own bits */
@@ -151,13 +165,19 @@ struct ready {
 
 #define LOOSE_LISTS 64
 
+/* A walk along a list whose ops may end meanwhile: op_unlist() moves it on. */
+struct cursor {
+	struct proa_op *next, *last;
+	struct cursor *outer;
+};
+
 struct proa_port {
 	/* hot: every op */
 	const struct engine *engine;
-	void *ring; /* the engine's own */
+	void *world; /* the engine's own */
 	const void *owner; /* thread_self() of the port's thread; NULL: none yet */
 	unsigned fork_generation;
-	bool shut, dispatching, shutdown_told;
+	bool shut, dispatching;
 	uint64_t serial; /* of the last submission */
 	size_t in_flight, background;
 	int64_t now;
@@ -168,10 +188,13 @@ struct proa_port {
 	/* started when there is room again */
 	struct proa_op *backlog, *backlog_tail;
 	struct proa_op *loose[LOOSE_LISTS]; /* ops without a handle, by serial */
-	struct proa_op *signals;            /* OP_SIGNAL in flight */
+	struct proa_op *signals; /* signal ops, chained by is.behind */
+	struct proa_op *beginning, **beginning_end; /* chains' next ops, by is.behind */
+	struct cursor *cursors;
 	struct proa_pool *pools;
 	unsigned starved; /* accepts that are paused for want of descriptors */
 	uint32_t max_inflight;
+	unsigned features; /* bits 1u << enum proa_feature */
 	bool external; /* proa_port_descriptor() was asked for */
 	bool kicked;   /* ... and has been made readable */
 	int outer, outer_timer; /* its epoll and timerfd */
@@ -194,18 +217,29 @@ struct proa_port {
 	uint32_t worker_limit;
 	struct proa_port_stats stats;
 	char why[256]; /* proa_engine_why() */
-	struct proa_port *next_port; /* all ports of the process, for fork */
+	uint64_t signals_wanted;          /* a bit a number; engines/unix/signal.c's, under its lock */
+	struct proa_port *next_signalled; /* the same */
 };
 
-/* The calling thread: an address that no other living thread has. */
+/* The calling thread: an address that no other living thread has. One byte of
+ * static TLS, which a shared library may have, makes it a single instruction. */
+extern _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
 static inline const void *thread_self(void)
 {
-	static _Thread_local char self;
-
-	return &self;
+	return &thread_mark;
 }
 
 extern unsigned process_generation; /* counts forks, in the child */
+
+/* ready.c */
+bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_t flags);
+bool ready_pop(struct ready *ready, struct proa_completion *out);
+bool ready_reserve(struct ready *ready);
+static inline bool ready_empty(const struct ready *ready)
+{
+	return ready->head == ready->tail && ready->spilt == NULL;
+}
+void ready_free(struct ready *ready);
 
 /* port.c */
 int64_t clock_now(void);
@@ -213,65 +247,138 @@ int64_t clock_now(void);
  * list and timer; it becomes READY. */
 void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
 /* Is there room for one more completion that is not final? */
-bool port_has_room(struct proa_port *port);
+static inline bool port_has_room(struct proa_port *port)
+{
+	return LIKELY(port->ready.tail - port->ready.head <= port->ready.mask && port->ready.spilt == NULL) ||
+		ready_reserve(&port->ready);
+}
 /* From any thread: makes the wait return soon. */
 void port_notify(struct proa_port *port);
 /* From a worker's or resolver's thread: `op` has run. Touch it no more. */
 void port_finished(struct proa_port *port, struct proa_op *op);
-/* Unread completions that carry something for a handle which now closes. */
+/* A handle closes: takes back what completions not yet handed over carry. */
 void ready_purge(struct proa_port *port, proa_handle fd);
 /* Misuse unless the calling thread is the port's; makes it so the first time. */
-void port_enter(struct proa_port *port, const struct proa_op *op);
+bool port_enter_slow(struct proa_port *port, const struct proa_op *op);
+static inline bool port_enter(struct proa_port *port, const struct proa_op *op)
+{
+	return LIKELY(port->owner == thread_self() && port->fork_generation == process_generation) ||
+		port_enter_slow(port, op);
+}
+/* In another loop's hands: makes its descriptor readable. */
+void port_kick(struct proa_port *port);
+/* What the engine does when the wake-up descriptor is readable. */
+void port_wake_drain(struct proa_port *port);
 
 /* handle.c */
 struct handle *handle_find(const struct proa_port *port, proa_handle fd); /* NULL: no entry */
 int handle_get(struct proa_port *port, proa_handle fd, struct handle **out); /* makes one */
 int handle_tie(struct proa_port *port, proa_handle fd, struct handle **out); /* ... and ties it */
+/* An opened file's type, which is looked for when it matters. */
+int handle_reclassify(proa_handle fd, struct handle *handle);
 /* A handle that the library has just made: a fresh, tied entry. On failure the
  * handle is closed. */
 int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, bool nonblocking);
-/* The number is free again. */
+/* Its number is free, or another's, from here on. */
 void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle);
-void handle_close_ready(struct proa_port *port, proa_handle fd, struct handle *handle);
-void handle_cancel_all(struct proa_port *port, struct handle *handle, unsigned mark);
-bool handle_idle(const struct handle *handle);
-int handle_next_used(const struct proa_port *port, int fd); /* first entry >= fd in use; -1 */
+/* Closes it if it is closing and nothing else is left on it. */
+void handle_settle(struct proa_port *port, proa_handle fd, struct handle *handle);
+void handle_close_begin(struct proa_port *port, struct proa_op *close);
+/* The first entry >= fd that has ops or is tied; -1: none. */
+int handle_next(const struct proa_port *port, int fd);
 void handles_free(struct proa_port *port);
 
+static inline bool handle_idle(const struct handle *handle)
+{
+	return handle->sends == NULL && handle->recvs == NULL && handle->others == NULL;
+}
+
 /* op.c */
-/* Hands a prepared, listed op to whoever serves its kind. */
+/* The list that an op in flight is on. */
+struct proa_op **op_list(struct proa_port *port, const struct proa_op *op);
+/* Starts a listed op: whoever serves its kind gets it. */
 void op_begin(struct proa_port *port, struct proa_op *op);
-/* The engine, a worker or a timer ended one attempt at `op`. `flags` has
- * PROA_MORE if the engine keeps at it, and a lent buffer's bits. */
+/* The engine, a worker or a signal ended one attempt at `op`, or (PROA_MORE)
+ * goes on with it. `flags` may carry a lent buffer. */
 void op_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
-/* Ends an op: takes it off its lists and timer, queues the completion, and
- * sees to its chain and its handle. */
+/* Ends an op: off its list and timer, its completion queued, its chain and its
+ * handle seen to. */
 void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
 void op_cancel(struct proa_port *port, struct proa_op *op);
-/* Its timer fired. */
+void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark);
 void op_timer(struct proa_port *port, struct proa_op *op, int64_t due);
-void op_progress(struct proa_port *port, struct proa_op *op);
-void op_rearm(struct proa_port *port, struct proa_op *op);
+/* Sets the timer to what limits the op in time, counted from now. */
+int op_limit(struct proa_port *port, struct proa_op *op);
 /* A paused op goes on. */
 void op_resume(struct proa_port *port, struct proa_op *op);
+void port_cancel_all(struct proa_port *port);
+/* Starts the ops whose chains have come to them. Called where nothing else is
+ * in the middle of changing lists: at the end of API calls and turns. */
+void port_begin_next(struct proa_port *port);
 void op_backlog(struct proa_port *port, struct proa_op *op);
 void port_drain_backlog(struct proa_port *port);
+/* Waits for the system without handing anything over. */
+void port_wait_quietly(struct proa_port *port);
+void op_start(struct proa_port *port, struct proa_op *op);
+/* An attempt found that it needs a worker. */
+void op_to_worker(struct proa_port *port, struct proa_op *op);
 void accepts_resume(struct proa_port *port);
-struct proa_op **op_list(struct proa_port *port, struct proa_op *op);
 
-/* lane.c: streams */
-bool op_is_send(const struct proa_op *op);
-void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **lane);
-void lane_sent(struct proa_port *port, struct handle *handle, int32_t result);
+static inline bool op_limited(const struct proa_op *op)
+{
+	return op->timeout_ != PROA_FOREVER || op->deadline_ != PROA_FOREVER;
+}
+
+/* lane.c */
+/* Starts the head of a lane, and those that follow while they end at once. */
+void lane_pump(struct proa_port *port, proa_handle fd, struct handle *handle, struct proa_op **lane);
+/* The attempt at the head of the send lane, and what it gathered, gave
+ * `result`: ends those that are done, and starts what is next. */
+void lane_sent(struct proa_port *port, proa_handle fd, struct handle *handle, int32_t result);
+/* Ends `op` with `result` and, in a send lane, all behind it with ECANCELED. */
+void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result);
+bool op_sends(const struct proa_op *op);
+bool op_receives(const struct proa_op *op);
+/* Bytes that a send was asked to move. */
+uint64_t op_length(const struct proa_op *op);
 
 /* pool.c */
+#define LENT_ID(flags)    ((flags) >> 8)
+#define LENT_FLAGS(id)    ((uint32_t)(id) << 8 | PROA_LENT)
+#define POOL_ADDRESS_ROOM 128 /* before each buffer's bytes: a datagram's sender */
+/* A result that stands for "its pool had no buffer": ENOBUFS. */
+#define STEP_NO_BUFFER (-105)
+/* A free buffer, growing the pool if it may; NULL: none. */
+struct proa_buffer *pool_take_free(struct proa_pool *pool);
+void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer);
+bool pool_is_empty(const struct proa_pool *pool);
+/* The engine took free buffers for the kernel, or got some back. */
+void pool_provided(struct proa_pool *pool, int more);
+uint32_t pool_id(const struct proa_buffer *buffer);
 struct proa_buffer *pool_buffer(const struct proa_pool *pool, uint32_t id);
-/* Lends buffer `id`, filled with `length` bytes, to `op`'s handle. */
-void pool_return(struct proa_pool *pool, struct proa_buffer *buffer);
+/* What RECV_LENT and RECV_MULTI do when an attempt has ended: true, go on. */
+bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
+/* May `op` start? Else it is paused. */
+bool pool_admits(struct proa_port *port, struct proa_op *op, struct handle *handle);
+/* A paused receive is to end: takes it off the pool's queue. */
+void pool_forget(struct proa_op *op);
+/* Takes back the buffer of a completion that is not handed over. */
+void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flags);
 void pool_drain_returns(struct proa_port *port);
 void pools_detach(struct proa_port *port);
+/* After a fork: the pools that were detached come back. */
+void pools_adopt(struct proa_port *port, struct proa_pool *first);
+void *pool_engine(const struct proa_pool *pool);
+void pool_set_engine(struct proa_pool *pool, void *engine);
+uint32_t pool_buffer_size(const struct proa_pool *pool);
+/* How many buffers a ring of the engine's should hold. */
+uint32_t pool_ring_size(const struct proa_pool *pool);
 
-/* task.c and friends */
+/* engine.c: picks and opens one. 0 or an error, with a sentence in `why`. */
+int engine_choose(struct proa_port *port, const struct proa_port_options *options, char *why,
+	size_t size);
+
+/* engines/unix/signal.c */
 int signal_begin(struct proa_port *port, struct proa_op *op);
 void signal_end(struct proa_port *port, struct proa_op *op);
 void signals_deliver(struct proa_port *port, uint64_t which);

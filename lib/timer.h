@@ -7,20 +7,22 @@
 
 #include <proa/base.h>
 
-struct timer_entry {
+/* What timers are compared by. */
+struct timer_key {
 	int64_t due;
 	uint64_t order;
-	struct proa_op *op;
 };
 
 /* All zero is an empty heap. op->timer_ holds an op's place, from 1; 0: none. */
 struct timers {
-	struct timer_entry *heap; /* 4-ary, heap[0] unused by none */
+	struct timer_key *keys; /* 4-ary; timer.c says where a place's key lies */
+	struct proa_op **ops;   /* whose timer each place is */
 	uint32_t count, room;
-	uint64_t order;
+	uint64_t order; /* of the next timer armed */
 };
 
-/* Arms, or moves, `op`'s timer. 0, or PROA_ENOMEM (then nothing has changed). */
+/* Arms, or moves, `op`'s timer; moved, it is as if it had been armed last. 0, or
+ * PROA_ENOMEM (then nothing has changed; never when it moves). */
 int timer_arm(struct timers *timers, struct proa_op *op, int64_t due);
 /* Nothing if it has none. */
 void timer_disarm(struct timers *timers, struct proa_op *op);
@@ -30,6 +32,7 @@ int64_t timer_next(const struct timers *timers);
 struct proa_op *timer_take(struct timers *timers, int64_t now, int64_t *due);
 /* Due time of `op`'s timer, PROA_FOREVER if it has none. */
 int64_t timer_due(const struct timers *timers, const struct proa_op *op);
+/* Frees the memory, and is an empty heap again; ops are not touched. */
 void timers_free(struct timers *timers);
 
 #endif

@@ -26,11 +26,13 @@ void workers_free(struct workers *workers);
 void workers_abandon(struct workers *workers);
 
 /* Look-ups, on threads of their own (RESOLVER_THREADS at most in the process),
- * on copies, so that they can be abandoned.
- * Starts op's query (op->buffer_ is a struct proa_query). The op is OP_WORKER;
- * flight(op)->is.engine is the look-up's. When done, and not abandoned, the
- * result is kept in the look-up and port_finished(port, op) is called on the
- * resolver's thread. 0 or an error (nothing started). */
+ * on copies, so that they can be abandoned. No port waits for them to end. */
+#define RESOLVER_THREADS 8
+
+/* Starts op's query (op->buffer_ is a struct proa_query). The op is OP_WORKER;
+ * op->argument_ holds the look-up. When done, and not abandoned, the result is
+ * kept in the look-up and port_finished(port, op) is called on the resolver's
+ * thread. 0 or an error (nothing started). */
 int resolve_begin(struct proa_port *port, struct proa_op *op);
 /* Port's thread, after port_finished(): copies the addresses found into the
  * query, frees the look-up; the result. */
@@ -38,5 +40,11 @@ int32_t resolve_finish(struct proa_op *op);
 /* Forgets the look-up: true; port_finished() will not be called any more. False
  * if it has been, or is being, called. */
 bool resolve_abandon(struct proa_op *op);
+
+/* getaddrinfo(3); tests put a slow or failing one in its place. What it gives
+ * goes to freeaddrinfo(3). */
+struct addrinfo;
+extern int (*resolve_system)(const char *host, const char *service, const struct addrinfo *hints,
+	struct addrinfo **out);
 
 #endif

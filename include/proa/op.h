@@ -9,41 +9,43 @@
 extern "C" {
 #endif
 
-/* Readies an op: once, before its first prep. It belongs to `port` from here
- * on; `data` is what its callbacks find it by. Misuse later is detected. */
-static inline void proa_op_init(struct proa_op *op, struct proa_port *port,
-	void *data)
+/* Readies an op: once, before its first prep, and never in flight. It belongs to
+ * `port` from here on; `data` is what its callbacks find the caller's struct by. */
+static inline void proa_op_init(struct proa_op *op, struct proa_port *port, void *data)
 {
-	static const struct proa_op zero = {
-		NULL, NULL, NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, NULL,
-		PROA_NO_HANDLE, 0, { 0, 0, 0, 0 }
-	};
+	static const struct proa_op zero = { NULL, NULL, NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0,
+		NULL, PROA_NO_HANDLE, 0, { 0, 0, 0, 0 } };
 	*op = zero;
 	op->port = port;
 	op->data = data;
 }
 
-/* Starts a described op on its port. From here to its final completion the op
- * and all that it names are the library's. `done` NULL: taken by proa_wait(),
- * or nobody wants to know. Nothing to check: failures are completions. The
- * ticket, never 0 and never reused, is for proa_cancel_ticket(). */
+/* Starts a prepared op on its port. From here to its final completion the op and
+ * all that it names are the library's. `done` NULL: taken by proa_wait(), or nobody
+ * wants to know. Nothing to check: failures are completions, and none comes before
+ * this has returned. The ticket, never 0 and never reused, is for
+ * proa_cancel_ticket(). From the port's threads. */
 PROA_API uint64_t proa_submit(struct proa_op *op, proa_done_fn *done);
 
-/* Asks that an op in flight end early; it then reports what really happened,
- * in its own completion. Idempotent; nothing happens if it isn't in flight.
- * From the port's threads. */
+/* Asks that an op in flight end early; it then reports what really happened, in its
+ * own completion: PROA_ECANCELED, or its result if that was first. Idempotent;
+ * nothing happens if it is not in flight, or is a close. The op's memory must be
+ * live. From the port's threads. */
 PROA_API void proa_cancel(struct proa_op *op);
 
-/* The same for one submission, without touching the op: from any thread of a
- * shared port, even if the op has ended and been freed meanwhile. */
+/* The same for one submission, without touching the op: even if the op has ended
+ * and been freed meanwhile. From the port's threads. */
 PROA_API void proa_cancel_ticket(struct proa_port *port, uint64_t ticket);
 
-/* The same for all ops on a handle, and for all of a port; closes go on. */
+/* The same for all ops on a handle; a close goes on. */
 PROA_API void proa_cancel_handle(struct proa_port *port, proa_handle handle);
+
+/* The same for all ops of a port; closes go on. */
 PROA_API void proa_cancel_all(struct proa_port *port);
 
-/* True from submit until just before the final callback (proa_run), or until
- * proa_wait() returns with the final completion in its batch. */
+/* True from submit until just before the final callback (proa_run()), or until
+ * proa_wait() returns with the final completion in its batch. From the port's
+ * threads. */
 static inline int proa_op_pending(const struct proa_op *op)
 {
 	return op->state_ != 0;
@@ -53,62 +55,97 @@ static inline int proa_op_pending(const struct proa_op *op)
  * Valid from the final completion until the next prep. */
 PROA_API uint64_t proa_op_count(const struct proa_op *op);
 
-/* Ends the op with PROA_ETIMEDOUT after `ns` in which it made no progress: no
- * byte, no completion. Restarts at each multishot completion. In flight as
- * well as before submit; PROA_FOREVER: none. */
+/* Ends the op with PROA_ETIMEDOUT after `ns` in which it made no progress: no byte,
+ * no completion. Counts from its start, again from each multishot completion, and
+ * stands still while a receive waits for the program to give buffers back. After
+ * prep, or in flight; PROA_FOREVER: none. From the port's threads. */
 PROA_API void proa_op_timeout(struct proa_op *op, int64_t ns);
 
-/* The same at an instant of proa_now()'s clock, progress or not. Both may be
- * set. In flight as well as before submit. */
+/* The same at an instant of proa_now()'s clock, progress or not. Both may be set.
+ * After prep, or in flight. */
 PROA_API void proa_op_deadline(struct proa_op *op, int64_t when);
 
-/* When `op` is submitted `next` goes with it, and starts when it has done all
- * that it was asked; else completes with PROA_ECANCELED. Not for multishot
- * ops. A close that is `next` runs in either case. */
-PROA_API void proa_link(struct proa_op *op, struct proa_op *next,
-	proa_done_fn *next_done);
+/* When `op` is submitted `next` goes with it, and starts when `op` has done all that
+ * it was asked; else it, and what is linked to it, completes with PROA_ECANCELED. A
+ * close that is `next` runs in either case. Both are prepared and idle (misuse);
+ * not for multishot ops. */
+PROA_API void proa_link(struct proa_op *op, struct proa_op *next, proa_done_fn *next_done);
 
-/* Makes an op that has no handle (timer, work, resolve, dial, child, ...) one
- * of `handle`'s: its close cancels it and completes after it. */
+/* Makes a prepared op that has no handle (timer, work, resolve, dial, child, ...)
+ * one of `handle`'s: its close cancels it and completes after it. */
 static inline void proa_op_with(struct proa_op *op, proa_handle handle)
 {
 	op->handle_ = handle;
 }
 
-/* proa_run() returns when only such ops are left (they stay in flight): for
- * signals, housekeeping timers, grace periods. */
+/* What proa_op_background() sets. */
 #define PROA_OPTION_BACKGROUND 0x1u
+
+/* proa_run() returns when only such ops are left (they stay in flight): for signals,
+ * housekeeping timers, grace periods. After prep, before submit. */
 static inline void proa_op_background(struct proa_op *op)
 {
 	op->options_ |= PROA_OPTION_BACKGROUND;
 }
 
-/* A serial lane on a shared port: completions of its ops run one at a time,
- * in order. All zero is ready for use. It must outlive its ops. */
+/* A serial lane on a shared port. All zero is ready for use. It must outlive its
+ * ops. */
 struct proa_strand {
 	uint64_t room_[6];
 };
+
+/* Completions of a strand's ops run one at a time, in order. After prep, before
+ * submit. On a local port, whose one thread gives that anyway, it changes
+ * nothing. */
 PROA_API void proa_op_strand(struct proa_op *op, struct proa_strand *strand);
 
-/* What an op is. For engines, traces and proa_prep_; programs need not care. */
+/* What an op is: one for each proa_prep function. For engines and traces; programs
+ * need not care. */
 enum proa_kind {
-	PROA_OP_NONE, PROA_OP_ACCEPT, PROA_OP_ACCEPT_MULTI, PROA_OP_DIAL,
-	PROA_OP_CONNECT, PROA_OP_RECV, PROA_OP_RECV_LENT, PROA_OP_RECV_MULTI,
-	PROA_OP_RECVFROM, PROA_OP_RECVMSG, PROA_OP_SEND, PROA_OP_SENDV,
-	PROA_OP_SENDTO, PROA_OP_SENDMSG, PROA_OP_SENDFILE, PROA_OP_SHUTDOWN,
-	PROA_OP_CLOSE, PROA_OP_POLL, PROA_OP_POLL_MULTI, PROA_OP_OPEN,
-	PROA_OP_READ, PROA_OP_READV, PROA_OP_WRITE, PROA_OP_WRITEV,
-	PROA_OP_SYNC, PROA_OP_STAT, PROA_OP_FSTAT, PROA_OP_TRUNCATE,
-	PROA_OP_RENAME, PROA_OP_UNLINK, PROA_OP_MKDIR, PROA_OP_TIMER,
-	PROA_OP_TIMER_AT, PROA_OP_INTERVAL, PROA_OP_WORK, PROA_OP_RESOLVE,
-	PROA_OP_SIGNAL, PROA_OP_CHILD
+	PROA_OP_NONE,
+	PROA_OP_ACCEPT,
+	PROA_OP_ACCEPT_MULTI,
+	PROA_OP_DIAL,
+	PROA_OP_CONNECT,
+	PROA_OP_RECV,
+	PROA_OP_RECV_LENT,
+	PROA_OP_RECV_MULTI,
+	PROA_OP_RECVFROM,
+	PROA_OP_RECVMSG,
+	PROA_OP_SEND,
+	PROA_OP_SENDV,
+	PROA_OP_SENDTO,
+	PROA_OP_SENDMSG,
+	PROA_OP_SENDFILE,
+	PROA_OP_SHUTDOWN,
+	PROA_OP_CLOSE,
+	PROA_OP_POLL,
+	PROA_OP_POLL_MULTI,
+	PROA_OP_OPEN,
+	PROA_OP_READ,
+	PROA_OP_READV,
+	PROA_OP_WRITE,
+	PROA_OP_WRITEV,
+	PROA_OP_SYNC,
+	PROA_OP_STAT,
+	PROA_OP_FSTAT,
+	PROA_OP_TRUNCATE,
+	PROA_OP_RENAME,
+	PROA_OP_UNLINK,
+	PROA_OP_MKDIR,
+	PROA_OP_TIMER,
+	PROA_OP_TIMER_AT,
+	PROA_OP_INTERVAL,
+	PROA_OP_WORK,
+	PROA_OP_RESOLVE,
+	PROA_OP_SIGNAL,
+	PROA_OP_CHILD
 };
 
-/* Fills an op: what every prep function comes down to. Clears the options
- * (times, link, strand, ...), keeps port and data. Misuse if the op is in flight. */
-static inline void proa_prep_(struct proa_op *op, enum proa_kind kind,
-	proa_handle handle, const void *buffer, size_t length,
-	uint64_t argument, uint32_t flags)
+/* Fills an op: what every prep function comes down to. Clears the options (times,
+ * link, strand, ...), keeps port and data. Misuse if the op is in flight. */
+static inline void proa_prep_(struct proa_op *op, enum proa_kind kind, proa_handle handle,
+	const void *buffer, size_t length, uint64_t argument, uint32_t flags)
 {
 	if (op->state_ != 0)
 		proa_misuse("an op was prepared while in flight", op);

@@ -1,0 +1,461 @@
+/* The emulation: readiness turned into completions.
+ *
+ * An op that starts is tried at once if its handle is believed ready in its
+ * direction. If it has to wait it stays where lib/ has it, on its handle's
+ * lists, and the descriptor is registered; when the backend reports the
+ * descriptor, the lists are served in order. What is believed follows from what
+ * was seen: EAGAIN, or on TCP a short read, ends "ready"; an event begins it. A
+ * short read says nothing once the peer's end, an error or urgent data was
+ * reported: data and FIN that came together give no second event. */
+#include "engines/unix/unix.h"
+#include "emu/reactor.h"
+
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bits of handle->engine. */
+#define EMU_IN          0x01u /* registered */
+#define EMU_OUT         0x02u
+#define EMU_NO_IN       0x04u /* believed not ready */
+#define EMU_NO_OUT      0x08u
+#define EMU_UNTRUSTED   0x10u /* short reads prove nothing */
+#define EMU_HOT         0x20u /* on the list of those to be served again */
+
+/* One handle's share of a turn. */
+#define SHARE 16
+
+#define IN_EVENTS  (POLLIN | POLLPRI | POLLRDHUP)
+#define OUT_EVENTS (POLLOUT)
+
+struct hot {
+	int fd;
+	uint8_t generation;
+};
+
+struct world {
+	const struct reactor *reactor;
+	void *backend;
+	struct hot *hot;
+	uint32_t hot_count, hot_room;
+};
+
+static struct world *world_of(struct proa_port *port)
+{
+	return port->world;
+}
+
+static short registered(const struct handle *handle)
+{
+	return (short)(((handle->engine & EMU_IN) ? IN_EVENTS : 0) | ((handle->engine & EMU_OUT) ? OUT_EVENTS : 0));
+}
+
+/* Sees to it that the backend reports `fd` in the directions of `bits`. */
+static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uint8_t bits)
+{
+	struct world *world = world_of(port);
+	uint8_t after = handle->engine | bits;
+	/* What others made they may have closed, and the number be another's:
+	 * the backend's entry went with it, unseen. */
+	bool check = (handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 && (handle->engine & (EMU_IN | EMU_OUT));
+	short before = registered(handle);
+	int error;
+
+	if (after == handle->engine && !check)
+		return 0;
+	handle->engine = after;
+	port->stats.system_calls++;
+	error = world->reactor->set(world->backend, fd, handle->generation, before, registered(handle), check);
+	if (error < 0)
+		handle->engine &= (uint8_t)~bits;
+	return error;
+}
+
+static void make_hot(struct proa_port *port, int fd, struct handle *handle)
+{
+	struct world *world = world_of(port);
+	struct hot *hot;
+	uint32_t room;
+
+	if (handle->engine & EMU_HOT)
+		return;
+	if (world->hot_count == world->hot_room) {
+		room = world->hot_room == 0 ? 64 : world->hot_room * 2;
+		hot = realloc(world->hot, room * sizeof *hot);
+		if (hot == NULL)
+			return; /* it is served once more at the next event */
+		world->hot = hot;
+		world->hot_room = room;
+	}
+	handle->engine |= EMU_HOT;
+	world->hot[world->hot_count].fd = fd;
+	world->hot[world->hot_count++].generation = handle->generation;
+}
+
+static uint8_t direction(short events)
+{
+	return (uint8_t)(((events & POLLIN) ? EMU_IN : 0) | ((events & POLLOUT) ? EMU_OUT : 0));
+}
+
+#define UNREADY(bits) ((uint8_t)((bits) << 2)) /* EMU_IN to EMU_NO_IN, and so on */
+
+/* What a successful try says of the handle. */
+static void learn(const struct proa_op *op, struct handle *handle, int32_t result)
+{
+	size_t wanted;
+
+	if (handle->type != HANDLE_TCP || (handle->engine & EMU_UNTRUSTED) || result <= 0)
+		return;
+	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) == 0)
+		wanted = op->length_ - (size_t)flight(op)->moved;
+	else if (op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI)
+		wanted = pool_buffer_size(op->buffer_);
+	else
+		return;
+	if ((size_t)result < wanted)
+		handle->engine |= EMU_NO_IN;
+}
+
+static int32_t emu_try(struct proa_port *port, struct proa_op *op, struct handle *handle, bool told, uint32_t *flags)
+{
+	int32_t result = attempt(port, op, told, flags);
+
+	if (result == PROA_EAGAIN)
+		handle->engine |= UNREADY(direction(attempt_events(op)));
+	else
+		learn(op, handle, result);
+	return result;
+}
+
+static bool is_file_kind(const struct proa_op *op, const struct handle *handle)
+{
+	if (op->kind_ >= PROA_OP_OPEN && op->kind_ <= PROA_OP_MKDIR)
+		return true;
+	return handle != NULL && handle->type == HANDLE_FILE && (op_sends(op) || op_receives(op)) &&
+		op->kind_ != PROA_OP_SHUTDOWN;
+}
+
+static bool is_multi(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_ACCEPT_MULTI || op->kind_ == PROA_OP_RECV_MULTI || op->kind_ == PROA_OP_POLL_MULTI;
+}
+
+/* Lets it wait for the system's word. */
+static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	int32_t error = enroll(port, attempt_descriptor(op), handle, direction(attempt_events(op)));
+
+	return error < 0 ? error : STEP_STARTED;
+}
+
+static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+	int32_t result = PROA_EAGAIN;
+	uint8_t bits;
+	int fd;
+
+	if (is_file_kind(op, handle)) {
+		result = file_try(op);
+		*flags = STEP_IS_FINAL;
+		return result;
+	}
+	fd = attempt_descriptor(op);
+	handle = handle_find(port, fd);
+	bits = direction(attempt_events(op));
+	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI || (handle->engine & UNREADY(bits)) == 0)
+		result = emu_try(port, op, handle, false, flags);
+	if (result == STEP_LATER)
+		return PROA_EAGAIN;
+	if (result == PROA_EAGAIN)
+		return emu_wait_for(port, op, handle);
+	if (is_multi(op) && result >= 0 && (op->kind_ != PROA_OP_RECV_MULTI || (*flags & PROA_LENT))) {
+		/* More may be there: but its turn is over. */
+		*flags |= PROA_MORE;
+		make_hot(port, fd, handle);
+		op_stepped(port, op, result, *flags);
+		return op->state_ == OP_ACTIVE ? emu_wait_for(port, op, handle) : STEP_STARTED;
+	}
+	return result;
+}
+
+static void emu_cancel(struct proa_port *port, struct proa_op *op)
+{
+	op_stepped(port, op, PROA_ECANCELED, 0);
+}
+
+/* Tries one waiting op, a multishot one as long as it gives and may. False:
+ * nothing more is to be had in its direction. */
+static bool serve_op(struct proa_port *port, int fd, struct handle *handle, struct proa_op *op, int *share)
+{
+	uint8_t unready = UNREADY(direction(attempt_events(op)));
+	uint32_t flags = 0;
+	int32_t result;
+
+	while (op->state_ == OP_ACTIVE) {
+		if (*share == 0 || !port_has_room(port)) {
+			make_hot(port, fd, handle);
+			return false;
+		}
+		--*share;
+		flags = 0;
+		result = emu_try(port, op, handle, true, &flags);
+		if (result == PROA_EAGAIN)
+			return op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI;
+		if (result == STEP_TO_WORKER) {
+			op_to_worker(port, op);
+			return true;
+		}
+		if (result == STEP_LATER)
+			result = PROA_EAGAIN;
+		if (op->kind_ == PROA_OP_POLL_MULTI && result >= 0) {
+			/* Level-triggered: asked again in the next turn. */
+			make_hot(port, fd, handle);
+			op_stepped(port, op, result, PROA_MORE);
+			return true;
+		}
+		if (!is_multi(op) || result < 0 || (op->kind_ == PROA_OP_RECV_MULTI && (flags & PROA_LENT) == 0)) {
+			if (!is_multi(op) || (flags & PROA_LENT) == 0) {
+				op_stepped(port, op, result, flags);
+				return (handle->engine & unready) == 0;
+			}
+		}
+		op_stepped(port, op, result, flags | PROA_MORE);
+		if (handle->engine & unready)
+			return false;
+	}
+	return true;
+}
+
+/* Serves a list's ops that wait in the direction of `bits`, oldest first. */
+static void serve_list(struct proa_port *port, int fd, struct handle *handle, struct proa_op **list, uint8_t bits,
+	int *share)
+{
+	struct cursor at = { .next = *list, .outer = port->cursors };
+	struct proa_op *op;
+	bool last;
+
+	if (at.next == NULL)
+		return;
+	at.last = flight(at.next)->prev;
+	port->cursors = &at;
+	while ((op = at.next) != NULL) {
+		last = op == at.last;
+		at.next = last ? NULL : flight(op)->next;
+		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd && (direction(attempt_events(op)) & bits) &&
+			!serve_op(port, fd, handle, op, share))
+			break;
+		if (last)
+			break;
+	}
+	port->cursors = at.outer;
+}
+
+static bool waits(const struct proa_op *op, uint8_t bits)
+{
+	return op != NULL && op->state_ == OP_ACTIVE && (direction(attempt_events(op)) & bits) != 0;
+}
+
+/* A backend without edges reports what nobody waits for again and again: it is
+ * told what is waited for after each event. */
+static void narrow(struct proa_port *port, int fd, struct handle *handle)
+{
+	struct world *world = world_of(port);
+	short before = registered(handle);
+	uint8_t bits = 0;
+	struct proa_op *op = handle->others;
+
+	if (waits(handle->recvs, EMU_IN))
+		bits |= EMU_IN;
+	if (waits(handle->sends, EMU_OUT) || ((handle->state & HANDLE_PRIVATE) && waits(handle->sends, EMU_IN)))
+		bits |= (handle->state & HANDLE_PRIVATE) ? direction(attempt_events(handle->sends)) : EMU_OUT;
+	while (op != NULL && bits != (EMU_IN | EMU_OUT)) {
+		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd && !is_file_kind(op, handle))
+			bits |= direction(attempt_events(op));
+		op = flight(op)->next == handle->others ? NULL : flight(op)->next;
+	}
+	handle->engine = (uint8_t)((handle->engine & ~(EMU_IN | EMU_OUT)) | bits);
+	if (registered(handle) != before) {
+		port->stats.system_calls++;
+		world->reactor->set(world->backend, fd, handle->generation, before, registered(handle), false);
+	}
+}
+
+/* `again`: not on an event's account, but on its own. */
+static void serve(struct proa_port *port, int fd, struct handle *handle, bool again)
+{
+	int share = SHARE;
+	uint8_t generation = handle->generation;
+
+	if (handle->state & HANDLE_PRIVATE) {
+		struct proa_op *op = handle->sends;
+
+		if (op != NULL && op->state_ == OP_ACTIVE)
+			serve_op(port, fd, handle, op, &share);
+	} else {
+		if ((handle->engine & EMU_NO_IN) == 0 || again) {
+			if (waits(handle->recvs, EMU_IN))
+				serve_op(port, fd, handle, handle->recvs, &share);
+			serve_list(port, fd, handle, &handle->others, EMU_IN, &share);
+		}
+		share = SHARE;
+		if ((handle->engine & EMU_NO_OUT) == 0 || again) {
+			if (waits(handle->sends, EMU_OUT))
+				serve_op(port, fd, handle, handle->sends, &share);
+			serve_list(port, fd, handle, &handle->others, EMU_OUT, &share);
+		}
+	}
+	if (!world_of(port)->reactor->edge && handle->generation == generation &&
+		(handle->engine & (EMU_IN | EMU_OUT)))
+		narrow(port, fd, handle);
+}
+
+static void reported(struct proa_port *port, const struct reactor_event *event)
+{
+	struct handle *handle = handle_find(port, event->fd);
+
+	if (event->fd == port->wake_handle) {
+		port_wake_drain(port);
+		return;
+	}
+	if (handle == NULL || (event->has_generation && handle->generation != event->generation))
+		return;
+	if (event->events & (POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
+		handle->engine &= (uint8_t)~EMU_NO_IN;
+	if (event->events & (POLLOUT | POLLHUP | POLLERR | POLLNVAL))
+		handle->engine &= (uint8_t)~EMU_NO_OUT;
+	if (event->events & (POLLPRI | POLLRDHUP | POLLHUP | POLLERR))
+		handle->engine |= EMU_UNTRUSTED;
+	serve(port, event->fd, handle, false);
+}
+
+/* Those whose share of an earlier turn did not suffice. */
+static void serve_hot(struct proa_port *port, uint32_t count)
+{
+	struct world *world = world_of(port);
+	struct handle *handle;
+	struct hot hot;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		hot = world->hot[i];
+		handle = handle_find(port, hot.fd);
+		if (handle->generation != hot.generation)
+			continue;
+		handle->engine &= (uint8_t)~EMU_HOT;
+		serve(port, hot.fd, handle, true);
+	}
+	/* Those that came meanwhile are for the next turn. */
+	memmove(world->hot, world->hot + count, (world->hot_count - count) * sizeof *world->hot);
+	world->hot_count -= count;
+}
+
+static void emu_turn(struct proa_port *port, int64_t timeout)
+{
+	struct world *world = world_of(port);
+	struct reactor_event events[REACTOR_EVENTS];
+	uint32_t hot = world->hot_count;
+	int n;
+
+	port->stats.system_calls++;
+	n = world->reactor->wait(world->backend, hot > 0 ? 0 : timeout, events);
+	if (hot > 0)
+		serve_hot(port, hot);
+	for (int i = 0; i < n; i++)
+		reported(port, &events[i]);
+}
+
+static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	struct world *world = world_of(port);
+
+	if (handle->engine & (EMU_IN | EMU_OUT)) {
+		port->stats.system_calls++;
+		world->reactor->set(world->backend, fd, handle->generation, registered(handle), 0, true);
+	}
+	handle->engine = 0;
+}
+
+static int32_t emu_shut_handle(struct proa_port *port, struct proa_op *op)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+
+	/* epoll drops a file that is closed by itself, but not one that another
+	 * process shares, and poll knows nothing of closing. */
+	if (!world_of(port)->reactor->edge || (handle->state & HANDLE_OURS) == 0)
+		emu_forget(port, op->handle_, handle);
+	handle->engine = 0;
+	port->stats.system_calls++;
+	return unix_close(op->handle_);
+}
+
+static int emu_descriptor(struct proa_port *port)
+{
+	struct world *world = world_of(port);
+
+	return world->reactor->descriptor(world->backend);
+}
+
+static void emu_close(struct proa_port *port)
+{
+	struct world *world = world_of(port);
+
+	world->reactor->close(world->backend);
+	free(world->hot);
+	free(world);
+	port->world = NULL;
+}
+
+static int emu_open(struct proa_port *port, const struct reactor *reactor, char *why, size_t size)
+{
+	struct world *world = calloc(1, sizeof *world);
+	int error;
+
+	if (world == NULL) {
+		snprintf(why, size, "no memory");
+		return PROA_ENOMEM;
+	}
+	world->reactor = reactor;
+	error = reactor->open(&world->backend, why, size);
+	if (error < 0) {
+		free(world);
+		return error;
+	}
+	error = reactor->set(world->backend, port->wake_handle, 0, 0, POLLIN, false);
+	if (error < 0) {
+		snprintf(why, size, "its wake-up descriptor was refused: %s", proa_error_text(error));
+		reactor->close(world->backend);
+		free(world);
+		return error;
+	}
+	port->world = world;
+	port->features = 0;
+	return 0;
+}
+
+#define EMULATED(backend) \
+	static int backend##_engine_open( \
+		struct proa_port *port, const struct proa_port_options *options, char *why, size_t size) \
+	{ \
+		(void)options; \
+		return emu_open(port, &backend##_reactor, why, size); \
+	} \
+	const struct engine backend##_engine = { \
+		.name = #backend, \
+		.open = backend##_engine_open, \
+		.close = emu_close, \
+		.abandon = emu_close, \
+		.start = emu_start, \
+		.cancel = emu_cancel, \
+		.shut_handle = emu_shut_handle, \
+		.forget = emu_forget, \
+		.turn = emu_turn, \
+		.descriptor = emu_descriptor, \
+	}
+
+#ifdef PROA_HAVE_EPOLL
+EMULATED(epoll);
+#endif
+EMULATED(poll);
+EMULATED(select);

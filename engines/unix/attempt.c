@@ -1,0 +1,521 @@
+/* Single tries of what readiness drives: one system call that never blocks,
+ * whatever the descriptor's own flags say. O_NONBLOCK belongs to the open file,
+ * which other processes may share, so it is not set on what others made:
+ * sockets are asked with MSG_DONTWAIT, all else is polled first.
+ *
+ * The emulated engines live on this; io_uring uses it for what it lacks. */
+#include "engines/unix/unix.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SLICES_MOST    64
+#define SENDFILE_CHUNK PROA_WARM_BYTES
+#define COPY_CHUNK     (16u * 1024)
+
+/* In options_: connect(2) has been called. */
+#define OPT_CONNECTING 0x0800u
+
+static int32_t failed(void)
+{
+	return errno == EAGAIN ? PROA_EAGAIN : unix_error(errno);
+}
+
+static bool is_ready(struct proa_port *port, int fd, short events)
+{
+	struct pollfd p = { .fd = fd, .events = events };
+
+	port->stats.system_calls++;
+	return poll(&p, 1, 0) > 0;
+}
+
+static bool is_socket(const struct handle *handle)
+{
+	return handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM || handle->type == HANDLE_DATAGRAM;
+}
+
+/* ---- receiving -------------------------------------------------------------------- */
+
+static ssize_t read_some(struct proa_port *port, const struct handle *handle, int fd, bool told, void *buffer,
+	size_t length, int flags)
+{
+	ssize_t n;
+
+	do {
+		port->stats.system_calls++;
+		if (is_socket(handle)) {
+			n = recv(fd, buffer, length, MSG_DONTWAIT | flags);
+		} else {
+			if ((handle->state & HANDLE_BLOCKING) && !told && !is_ready(port, fd, POLLIN)) {
+				errno = EAGAIN;
+				return -1;
+			}
+			n = read(fd, buffer, length);
+		}
+	} while (n < 0 && errno == EINTR);
+	/* The other end of a pseudo-terminal is gone: that is its end. */
+	if (n < 0 && errno == EIO && handle->type == HANDLE_PIPE)
+		n = 0;
+	return n;
+}
+
+/* One datagram; *cut if it was longer than there was room for. */
+static ssize_t read_datagram(struct proa_port *port, int fd, struct msghdr *message, int flags, bool *cut)
+{
+	ssize_t n;
+
+	do {
+		port->stats.system_calls++;
+		n = recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | flags);
+	} while (n < 0 && errno == EINTR);
+	*cut = n >= 0 && (message->msg_flags & MSG_TRUNC) != 0;
+	return n;
+}
+
+static int32_t try_datagram(struct proa_port *port, struct proa_op *op, int fd, struct proa_address *from)
+{
+	struct iovec slice = { .iov_base = op->buffer_, .iov_len = op->length_ };
+	struct msghdr message = { .msg_iov = &slice, .msg_iovlen = 1 };
+	bool cut;
+	ssize_t n;
+
+	if (from != NULL) {
+		message.msg_name = &from->to;
+		message.msg_namelen = sizeof from->to;
+	}
+	n = read_datagram(port, fd, &message, (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0, &cut);
+	if (n < 0)
+		return failed();
+	if (from != NULL)
+		from->length = message.msg_namelen;
+	flight(op)->moved = (uint64_t)n;
+	return cut ? PROA_EMSGSIZE : (int32_t)n;
+}
+
+static int32_t try_recv(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+{
+	size_t moved = (size_t)flight(op)->moved;
+	int fd = op->handle_;
+	ssize_t n;
+
+	if (op->kind_ == PROA_OP_RECVFROM)
+		return try_datagram(port, op, fd, (struct proa_address *)(uintptr_t)op->argument_);
+	if (handle->type == HANDLE_DATAGRAM)
+		return try_datagram(port, op, fd, NULL);
+	n = read_some(port, handle, fd, told, (char *)op->buffer_ + moved, op->length_ - moved,
+		(op->flags_ & PROA_PEEK) ? MSG_PEEK : 0);
+	return n < 0 ? failed() : (int32_t)n;
+}
+
+static int32_t try_recvmsg(struct proa_port *port, struct proa_op *op)
+{
+	struct proa_message *message = op->buffer_;
+	struct msghdr m = {
+		.msg_name = &message->peer.to,
+		.msg_namelen = sizeof message->peer.to,
+		.msg_iov = (struct iovec *)message->slices,
+		.msg_iovlen = message->slice_count,
+		.msg_control = message->control,
+		.msg_controllen = message->control_length,
+	};
+	bool cut;
+	ssize_t n = read_datagram(port, op->handle_, &m, (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0, &cut);
+
+	if (n < 0)
+		return failed();
+	message->peer.length = m.msg_namelen;
+	message->control_length = m.msg_controllen;
+	flight(op)->moved = (uint64_t)n;
+	return cut ? PROA_EMSGSIZE : (int32_t)n;
+}
+
+static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told,
+	uint32_t *flags)
+{
+	struct proa_pool *pool = op->buffer_;
+	struct proa_buffer *buffer;
+	struct msghdr message = { 0 };
+	struct iovec slice;
+	bool cut = false;
+	ssize_t n;
+
+	/* Waiting takes no buffer, and makes no pool grow. */
+	if (!told && pool_is_empty(pool) && !is_ready(port, op->handle_, POLLIN))
+		return PROA_EAGAIN;
+	buffer = pool_take_free(pool);
+	if (buffer == NULL)
+		return STEP_NO_BUFFER;
+	if (handle->type == HANDLE_DATAGRAM) {
+		slice.iov_base = buffer->data;
+		slice.iov_len = buffer->size;
+		message.msg_iov = &slice;
+		message.msg_iovlen = 1;
+		message.msg_name = buffer->data - POOL_ADDRESS_ROOM;
+		message.msg_namelen = POOL_ADDRESS_ROOM;
+		memset(message.msg_name, 0, sizeof(struct sockaddr));
+		n = read_datagram(port, op->handle_, &message, 0, &cut);
+	} else {
+		n = read_some(port, handle, op->handle_, told, buffer->data, buffer->size, 0);
+	}
+	if (n < 0 || (n == 0 && handle->type != HANDLE_DATAGRAM)) {
+		int32_t result = n < 0 ? failed() : 0;
+
+		pool_put_free(pool, buffer);
+		return result;
+	}
+	buffer->length = (uint32_t)n;
+	*flags = LENT_FLAGS(pool_id(buffer));
+	return cut ? PROA_EMSGSIZE : (int32_t)n;
+}
+
+/* ---- sending ------------------------------------------------------------------------ */
+
+static ssize_t write_some(struct proa_port *port, const struct handle *handle, int fd, struct iovec *slices,
+	int count, bool more)
+{
+	struct msghdr message = { .msg_iov = slices, .msg_iovlen = (size_t)count };
+	ssize_t n;
+
+	do {
+		port->stats.system_calls++;
+		if (is_socket(handle)) {
+			int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+
+			n = count == 1 ? send(fd, slices[0].iov_base, slices[0].iov_len, flags)
+				       : sendmsg(fd, &message, flags);
+		} else if (handle->state & HANDLE_BLOCKING) {
+			/* A writable pipe takes PIPE_BUF bytes without blocking. */
+			if (!is_ready(port, fd, POLLOUT)) {
+				errno = EAGAIN;
+				return -1;
+			}
+			n = write(fd, slices[0].iov_base, slices[0].iov_len < PIPE_BUF ? slices[0].iov_len : PIPE_BUF);
+		} else {
+			n = count == 1 ? write(fd, slices[0].iov_base, slices[0].iov_len) : writev(fd, slices, count);
+		}
+	} while (n < 0 && errno == EINTR);
+	return n;
+}
+
+static int32_t try_send(struct proa_port *port, struct proa_op *op, const struct handle *handle)
+{
+	struct iovec slices[SLICES_MOST];
+	size_t bytes;
+	bool more;
+	int count;
+	ssize_t n;
+
+	if (handle->type == HANDLE_DATAGRAM) {
+		struct msghdr message = { .msg_iov = slices };
+
+		if (op->kind_ == PROA_OP_SENDV) {
+			message.msg_iov = op->buffer_;
+			message.msg_iovlen = op->length_;
+		} else {
+			slices[0].iov_base = op->buffer_;
+			slices[0].iov_len = op->length_;
+			message.msg_iovlen = 1;
+		}
+		if (op->kind_ == PROA_OP_SENDTO && op->argument_ != 0) {
+			const struct proa_address *to = (const struct proa_address *)(uintptr_t)op->argument_;
+
+			message.msg_name = (void *)(uintptr_t)&to->to;
+			message.msg_namelen = to->length;
+		}
+		do {
+			port->stats.system_calls++;
+			n = sendmsg(op->handle_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+		} while (n < 0 && errno == EINTR);
+		return n < 0 ? failed() : (int32_t)n;
+	}
+	count = lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
+	if (count == 0)
+		return 0;
+	n = write_some(port, handle, op->handle_, slices, count, more);
+	if (n < 0 && errno == EAGAIN)
+		return PROA_EAGAIN;
+	return n < 0 ? failed() : (int32_t)n;
+}
+
+static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const struct handle *handle)
+{
+	struct proa_message *message = op->buffer_;
+	struct iovec slices[SLICES_MOST];
+	struct msghdr m = { .msg_iov = slices };
+	size_t bytes;
+	bool more;
+	ssize_t n;
+
+	if (handle->type == HANDLE_DATAGRAM) {
+		m.msg_iov = (struct iovec *)message->slices;
+		m.msg_iovlen = message->slice_count;
+	} else {
+		m.msg_iovlen = (size_t)lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
+	}
+	if (message->peer.length > 0) {
+		m.msg_name = &message->peer.to;
+		m.msg_namelen = message->peer.length;
+	}
+	if (flight(op)->moved == 0) { /* the control data went with the first byte */
+		m.msg_control = message->control;
+		m.msg_controllen = message->control_length;
+	}
+	do {
+		port->stats.system_calls++;
+		n = sendmsg(op->handle_, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? failed() : (int32_t)n;
+}
+
+/* For descriptors that block, and those that sendfile(2) does not take. */
+static ssize_t copy_some(struct proa_port *port, const struct handle *handle, int fd, int file, off_t from,
+	size_t length)
+{
+	char bytes[COPY_CHUNK];
+	struct iovec slice = { .iov_base = bytes };
+	ssize_t n = pread(file, bytes, length < sizeof bytes ? length : sizeof bytes, from);
+
+	if (n <= 0)
+		return n;
+	slice.iov_len = (size_t)n;
+	return write_some(port, handle, fd, &slice, 1, false);
+}
+
+static int32_t try_sendfile(struct proa_port *port, struct proa_op *op, const struct handle *handle)
+{
+	const struct proa_range *range = op->buffer_;
+	uint64_t moved = flight(op)->moved, left = range->length - moved;
+	off_t from = (off_t)(range->offset + moved);
+	size_t chunk = left < SENDFILE_CHUNK ? (size_t)left : SENDFILE_CHUNK;
+	ssize_t n;
+
+	if (left == 0)
+		return 0;
+	/* A page that is not in memory would block the port: a worker reads it. */
+	if (!file_is_warm(range->file, (uint64_t)from, chunk)) {
+		op->flags_ |= PROA_WARM_;
+		return STEP_TO_WORKER;
+	}
+	do {
+		port->stats.system_calls++;
+		if (handle->state & HANDLE_BLOCKING) {
+			n = copy_some(port, handle, op->handle_, range->file, from, chunk);
+		} else {
+			off_t at = from;
+
+			n = sendfile(op->handle_, range->file, &at, chunk);
+			if (n < 0 && errno == EINVAL)
+				n = copy_some(port, handle, op->handle_, range->file, from, chunk);
+		}
+	} while (n < 0 && errno == EINTR);
+	if (n == 0)
+		return PROA_EIO; /* the file is shorter */
+	return n < 0 ? failed() : (int32_t)n;
+}
+
+/* ---- connections ---------------------------------------------------------------------- */
+
+static int32_t try_accept(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+{
+	struct proa_address *peer = op->kind_ == PROA_OP_ACCEPT ? op->buffer_ : NULL;
+	socklen_t length = sizeof peer->to;
+	int fd;
+
+	if ((handle->state & HANDLE_BLOCKING) && !told && !is_ready(port, op->handle_, POLLIN))
+		return PROA_EAGAIN;
+	port->stats.system_calls++;
+	fd = accept4(op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length,
+		SOCK_NONBLOCK | SOCK_CLOEXEC);
+	if (fd < 0)
+		return failed();
+	if (peer != NULL)
+		peer->length = length;
+	return fd;
+}
+
+static int connect_now(int fd, const struct proa_address *to, bool blocking)
+{
+	int flags = 0, result, error;
+
+	/* connect(2) has no flag of its own. The socket of one who connects is
+	 * hardly shared yet; it is as it was when this returns. */
+	if (blocking) {
+		flags = fcntl(fd, F_GETFL);
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	}
+	result = connect(fd, &to->to.any, to->length);
+	error = errno;
+	if (blocking)
+		fcntl(fd, F_SETFL, flags);
+	errno = error;
+	return result;
+}
+
+static int32_t try_connect(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+{
+	const struct proa_address *to = op->buffer_;
+	int fd = attempt_descriptor(op), error = 0;
+	struct sockaddr_storage peer;
+	socklen_t length = sizeof error;
+
+	port->stats.system_calls++;
+	if ((op->options_ & OPT_CONNECTING) == 0) {
+		bool blocking = op->kind_ == PROA_OP_CONNECT && (handle->state & HANDLE_BLOCKING);
+
+		if (connect_now(fd, to, blocking) == 0)
+			return 0;
+		if (errno == EAGAIN)
+			return STEP_LATER; /* a UNIX listener's backlog is full */
+		if (errno != EINPROGRESS && errno != EINTR)
+			return failed();
+		op->options_ |= OPT_CONNECTING;
+		return PROA_EAGAIN;
+	}
+	if (!told)
+		return PROA_EAGAIN;
+	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
+		return failed();
+	if (error != 0)
+		return unix_error(error);
+	length = sizeof peer;
+	return getpeername(fd, (struct sockaddr *)&peer, &length) == 0 ? 0 : PROA_EAGAIN;
+}
+
+static int32_t try_shutdown(struct proa_port *port, struct proa_op *op)
+{
+	port->stats.system_calls++;
+	return shutdown(op->handle_, SHUT_WR) == 0 ? 0 : failed();
+}
+
+/* ---- readiness itself -------------------------------------------------------------------- */
+
+int32_t attempt_poll_result(short revents)
+{
+	return (int32_t)(((revents & (POLLIN | POLLRDHUP)) ? PROA_READABLE : 0u) |
+		((revents & POLLOUT) ? PROA_WRITABLE : 0u) |
+		((revents & (POLLHUP | POLLERR)) ? PROA_HANGUP : 0u));
+}
+
+static int32_t try_poll(struct proa_port *port, struct proa_op *op)
+{
+	struct pollfd p = { .fd = op->handle_, .events = attempt_events(op) };
+
+	port->stats.system_calls++;
+	if (poll(&p, 1, 0) <= 0)
+		return PROA_EAGAIN;
+	return (p.revents & POLLNVAL) ? PROA_EBADF : attempt_poll_result(p.revents);
+}
+
+static int32_t try_child(struct proa_port *port, struct proa_op *op)
+{
+	port->stats.system_calls++;
+	return unix_reap((proa_process)op->argument_, op->buffer_);
+}
+
+/* ---- what an engine calls ------------------------------------------------------------------- */
+
+int attempt_descriptor(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_CHILD ? attempt_private(op) : op->handle_;
+}
+
+short attempt_events(const struct proa_op *op)
+{
+	switch (op->kind_) {
+	case PROA_OP_POLL:
+	case PROA_OP_POLL_MULTI:
+		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | POLLRDHUP : 0) |
+			((op->flags_ & PROA_WRITABLE) ? POLLOUT : 0));
+	case PROA_OP_ACCEPT:
+	case PROA_OP_ACCEPT_MULTI:
+	case PROA_OP_CHILD:
+		return POLLIN;
+	default:
+		return op_receives(op) ? POLLIN : POLLOUT;
+	}
+}
+
+static int private_prepare(struct proa_port *port, struct proa_op *op, int fd)
+{
+	struct handle *handle;
+	int error;
+
+	if (fd < 0)
+		return fd;
+	error = handle_get(port, fd, &handle);
+	if (error < 0) {
+		close(fd);
+		return error;
+	}
+	if (handle->state != 0 || handle->engine != 0)
+		handle_forget(port, fd, handle);
+	handle->state = HANDLE_PRIVATE;
+	handle->sends = op;
+	op->length_ = (size_t)fd + 1;
+	return 0;
+}
+
+int attempt_prepare(struct proa_port *port, struct proa_op *op)
+{
+	const struct proa_address *to = op->buffer_;
+
+	port->stats.system_calls++;
+	if (op->kind_ == PROA_OP_DIAL)
+		return private_prepare(port, op, unix_socket(to->to.any.sa_family, SOCK_STREAM));
+	return private_prepare(port, op, unix_pidfd((proa_process)op->argument_));
+}
+
+void attempt_finish(struct proa_port *port, struct proa_op *op, int32_t result)
+{
+	int fd = attempt_private(op);
+	struct handle *handle = handle_find(port, fd);
+
+	op->length_ = 0;
+	handle->sends = NULL;
+	if (op->kind_ == PROA_OP_DIAL && result == 0)
+		return; /* handle_adopt() takes it from here */
+	handle_forget(port, fd, handle);
+	close(fd);
+}
+
+int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t *flags)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+
+	switch (op->kind_) {
+	case PROA_OP_RECV:
+	case PROA_OP_RECVFROM:
+		return try_recv(port, op, handle, told);
+	case PROA_OP_RECVMSG:
+		return try_recvmsg(port, op);
+	case PROA_OP_RECV_LENT:
+	case PROA_OP_RECV_MULTI:
+		return try_lent(port, op, handle, told, flags);
+	case PROA_OP_SEND:
+	case PROA_OP_SENDV:
+	case PROA_OP_SENDTO:
+		return try_send(port, op, handle);
+	case PROA_OP_SENDMSG:
+		return try_sendmsg(port, op, handle);
+	case PROA_OP_SENDFILE:
+		return try_sendfile(port, op, handle);
+	case PROA_OP_SHUTDOWN:
+		return try_shutdown(port, op);
+	case PROA_OP_ACCEPT:
+	case PROA_OP_ACCEPT_MULTI:
+		return try_accept(port, op, handle, told);
+	case PROA_OP_CONNECT:
+	case PROA_OP_DIAL:
+		return try_connect(port, op, handle, told);
+	case PROA_OP_CHILD:
+		return try_child(port, op);
+	default:
+		return try_poll(port, op);
+	}
+}

@@ -1,0 +1,411 @@
+/* The io_uring engine: completions as the kernel gives them, turned into steps. */
+#include "engines/uring/uring.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* Completions taken in by one turn: what is over stays in the kernel's ring. */
+#define TURN_MOST 4096
+
+/* ---- receives ------------------------------------------------------------------- */
+
+/* What an envelope tells when it comes back: the result, its message cut or not. */
+static int32_t open_envelope(struct proa_port *port, struct proa_op *op, int32_t result)
+{
+	struct envelope *envelope = flight(op)->is.engine;
+	struct msghdr *m = &envelope->message;
+	bool cut = result >= 0 && (m->msg_flags & MSG_TRUNC);
+
+	if (result >= 0 && op->kind_ == PROA_OP_RECVFROM && op->argument_ != 0)
+		((struct proa_address *)(uintptr_t)op->argument_)->length = m->msg_namelen;
+	if (result >= 0 && op->kind_ == PROA_OP_RECVMSG) {
+		struct proa_message *message = op->buffer_;
+
+		message->peer.length = m->msg_namelen;
+		message->control_length = m->msg_controllen;
+	}
+	if (result >= 0)
+		flight(op)->moved = (uint64_t)result;
+	envelope_put(uring_of(port), envelope);
+	return cut ? PROA_EMSGSIZE : result;
+}
+
+static void lent_filled(struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result,
+	unsigned cqe_flags)
+{
+	struct proa_pool *pool = op->buffer_;
+	struct proa_buffer *buffer = pool_buffer(pool, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
+	uint32_t flags = LENT_FLAGS(pool_id(buffer)) | ((cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
+	bool datagram = handle->type == HANDLE_DATAGRAM;
+	struct envelope *envelope;
+
+	buffers_used(port, pool);
+	if (result < 0 || (result == 0 && !datagram)) {
+		pool_put_free(pool, buffer);
+		buffers_refill(port, pool);
+		if (datagram)
+			envelope_put(uring_of(port), flight(op)->is.engine);
+		op_stepped(port, op, result < 0 ? unix_error(-result) : 0, flags & PROA_MORE);
+		return;
+	}
+	buffer->length = (uint32_t)result;
+	if (datagram) {
+		envelope = flight(op)->is.engine;
+		memcpy(buffer->data - POOL_ADDRESS_ROOM, &envelope->sender, sizeof envelope->sender);
+		if (envelope->message.msg_namelen == 0)
+			memset(buffer->data - POOL_ADDRESS_ROOM, 0, sizeof(struct sockaddr));
+		if (envelope->message.msg_flags & MSG_TRUNC)
+			result = PROA_EMSGSIZE;
+		envelope_put(uring_of(port), envelope);
+	}
+	/* A later "no buffer" may be of a look for data that is not there. */
+	op->options_ &= (uint16_t)~U_FIRST;
+	op_stepped(port, op, result, flags);
+}
+
+/* True if it was dealt with here. */
+static bool lent_refused(struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result)
+{
+	struct uring *uring = uring_of(port);
+	int32_t started;
+
+	if (handle->type == HANDLE_DATAGRAM && (op->options_ & U_DIRECT) == 0 && result < 0)
+		envelope_put(uring, flight(op)->is.engine);
+	if (result == -EINVAL && op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI)) {
+		uring->can &= ~CAN_MULTI; /* Linux before 6.0 */
+		op_start(port, op);
+		return true;
+	}
+	if (result != -ENOBUFS || (op->options_ & (OPT_CANCEL | OPT_SHARE)))
+		return false;
+	if (op->options_ & U_FIRST)
+		return false; /* data is there, and no buffer */
+	/* Perhaps there was no data to want one for: look first. */
+	started = uring_arm_lent(port, op, true);
+	if (started == STEP_FULL)
+		op_backlog(port, op);
+	else if (started != STEP_STARTED)
+		op_stepped(port, op, started, 0);
+	return true;
+}
+
+static void lent_completed(struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
+{
+	const struct handle *handle = handle_find(port, op->handle_);
+
+	if (cqe_flags & IORING_CQE_F_BUFFER) {
+		lent_filled(port, op, handle, result, cqe_flags);
+		return;
+	}
+	if (lent_refused(port, op, handle, result))
+		return;
+	if (result == -ENOBUFS)
+		op_stepped(port, op, STEP_NO_BUFFER, 0);
+	else
+		op_stepped(port, op, result < 0 ? unix_error(-result) : result, 0);
+}
+
+/* ---- everything else --------------------------------------------------------------- */
+
+static void op_completed(struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
+{
+	struct uring *uring = uring_of(port);
+	const struct handle *handle;
+
+	switch (op->kind_) {
+	case PROA_OP_RECV_LENT:
+	case PROA_OP_RECV_MULTI:
+		lent_completed(port, op, result, cqe_flags);
+		return;
+	case PROA_OP_RECVFROM:
+	case PROA_OP_RECVMSG:
+		result = open_envelope(port, op, result);
+		break;
+	case PROA_OP_RECV:
+		handle = handle_find(port, op->handle_);
+		if (handle->type == HANDLE_DATAGRAM && result > (int64_t)op->length_) {
+			flight(op)->moved = op->length_;
+			result = PROA_EMSGSIZE;
+		}
+		break;
+	case PROA_OP_ACCEPT_MULTI:
+		/* No listener, or Linux before 5.19: a try tells which. */
+		if (result == -EINVAL && (uring->can & CAN_MULTI))
+			result = -EAGAIN;
+		break;
+	case PROA_OP_STAT:
+	case PROA_OP_FSTAT:
+		if (result == 0)
+			stat_fill_from_statx(op->kind_ == PROA_OP_STAT ? (struct proa_stat *)(uintptr_t)op->argument_
+								       : op->buffer_);
+		break;
+	default:
+		break;
+	}
+	/* Non-blocking descriptors are not polled by every kernel's every
+	 * request: then we do. */
+	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
+		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) &&
+		(op->options_ & OPT_CANCEL) == 0) {
+		op->options_ |= U_DIRECT;
+		if (uring_poll(port, op) == STEP_FULL)
+			op_backlog(port, op);
+		return;
+	}
+	op_stepped(port, op, result < 0 ? unix_error(-result) : result, (cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
+}
+
+static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t result)
+{
+	uint32_t flags = 0;
+
+	op->options_ &= (uint16_t)~U_POLLING;
+	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI) {
+		/* Level-triggered: asked again, the kernel answers at once if it
+		 * is still so. */
+		op_stepped(port, op, result < 0 ? unix_error(-result) : attempt_poll_result((short)result), 0);
+		return;
+	}
+	if (result >= 0 && (op->options_ & OPT_CANCEL) == 0 && (op->options_ & U_DIRECT) == 0) {
+		op_start(port, op); /* a receive that polls by itself can't, here */
+		return;
+	}
+	if (result >= 0) {
+		result = attempt(port, op, true, &flags);
+		if (result == STEP_TO_WORKER) {
+			op_to_worker(port, op);
+			return;
+		}
+		if (result == PROA_EAGAIN && (op->options_ & OPT_CANCEL)) {
+			result = PROA_ECANCELED;
+		} else if (result == PROA_EAGAIN) {
+			if (uring_poll(port, op) == STEP_FULL)
+				op_backlog(port, op);
+			return;
+		}
+	} else {
+		result = unix_error(-result);
+	}
+	op_stepped(port, op, result, flags);
+}
+
+static void woken(struct proa_port *port, unsigned cqe_flags)
+{
+	struct uring *uring = uring_of(port);
+	struct io_uring_sqe *sqe;
+
+	if (cqe_flags & IORING_CQE_F_MORE)
+		return; /* each write reports; the count need not be read */
+	port_wake_drain(port);
+	sqe = ring_request(port, uring);
+	if (sqe == NULL)
+		return;
+	sqe->opcode = IORING_OP_POLL_ADD;
+	sqe->fd = port->wake_handle;
+	sqe->poll32_events = POLLIN;
+	sqe->len = (uring->can & CAN_POLL_MULTI) ? IORING_POLL_ADD_MULTI : 0;
+	sqe->user_data = TAG_WAKE;
+}
+
+static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
+{
+	struct proa_op *op = (struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
+
+	switch (cqe->user_data & TAG_MASK) {
+	case TAG_OP:
+		op_completed(port, op, cqe->res, cqe->flags);
+		break;
+	case TAG_POLL:
+		poll_completed(port, op, cqe->res);
+		break;
+	case TAG_WAKE:
+		woken(port, cqe->flags);
+		break;
+	default:
+		break;
+	}
+}
+
+/* ---- the turn ------------------------------------------------------------------------ */
+
+static void reap(struct proa_port *port, struct uring *uring)
+{
+	struct io_uring_cq *cq = &uring->ring.cq;
+	unsigned head = *cq->khead, tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE), most = TURN_MOST;
+	struct io_uring_cqe cqe;
+
+	while (head != tail && most-- > 0 && port_has_room(port)) {
+		cqe = cq->cqes[head & cq->ring_mask];
+		/* Given back one by one: what is done with this one may enter
+		 * the kernel, which needs the room. */
+		__atomic_store_n(cq->khead, ++head, __ATOMIC_RELEASE);
+		completed(port, &cqe);
+	}
+}
+
+static bool cq_empty(const struct uring *uring)
+{
+	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
+}
+
+static void cancel_again(struct proa_port *port, struct proa_op *list)
+{
+	struct proa_op *op = list;
+
+	if (op == NULL)
+		return;
+	do {
+		if (op->state_ == OP_ACTIVE && (op->options_ & (OPT_CANCEL | OPT_SHARE)) && op->kind_ != PROA_OP_CLOSE &&
+			(op->options_ & OPT_GATHERED) == 0)
+			uring_cancel(port, op);
+		op = flight(op)->next;
+	} while (op != list);
+}
+
+/* Cancels that found the submission queue full. */
+static void recancel(struct proa_port *port, struct uring *uring)
+{
+	struct handle *handle;
+	int fd;
+
+	uring->recancel = false;
+	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+		handle = handle_find(port, fd);
+		if ((handle->state & HANDLE_PRIVATE) == 0)
+			cancel_again(port, handle->sends);
+		cancel_again(port, handle->recvs);
+		cancel_again(port, handle->others);
+	}
+	for (int i = 0; i < LOOSE_LISTS; i++)
+		cancel_again(port, port->loose[i]);
+}
+
+/* The port is closed by another thread than its own, which has ended: the kernel
+ * has cancelled what that one had submitted, and takes nothing from this one. */
+static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t timeout)
+{
+	struct io_uring_sq *sq = &uring->ring.sq;
+	struct pollfd p = { .fd = uring->ring.ring_fd, .events = POLLIN };
+	unsigned head = *sq->khead;
+
+	for (; head != uring->tail; head++) {
+		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data, .res = -ECANCELED };
+
+		if (sq->sqes[head & sq->ring_mask].opcode == IORING_OP_CLOSE)
+			cqe.res = unix_close(sq->sqes[head & sq->ring_mask].fd);
+		sq->sqes[head & sq->ring_mask].user_data = TAG_OTHER;
+		if ((cqe.user_data & TAG_MASK) != TAG_WAKE)
+			completed(port, &cqe);
+	}
+	uring->tail = *sq->khead;
+	if (cq_empty(uring) && timeout > 0)
+		poll(&p, 1, 1);
+	reap(port, uring);
+}
+
+static void uring_turn(struct proa_port *port, int64_t timeout)
+{
+	struct uring *uring = uring_of(port);
+	unsigned state;
+
+	if (UNLIKELY(uring->owner != thread_self())) {
+		if (uring->owner != NULL && (uring->can & CAN_DEFER)) {
+			turn_of_another(port, uring, timeout);
+			return;
+		}
+		uring->can &= ~(uring->owner != NULL ? CAN_REGISTER : 0u);
+		if (uring->owner == NULL)
+			ring_enable(port, uring);
+		else {
+			uring->ring.enter_ring_fd = uring->ring.ring_fd;
+			uring->owner = thread_self();
+		}
+	}
+	if (UNLIKELY(uring->recancel))
+		recancel(port, uring);
+	if (timeout > 0 && !cq_empty(uring))
+		timeout = 0;
+	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);
+	if (timeout > 0 || ring_has_requests(uring) || (state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
+		ring_enter(port, uring, timeout);
+	reap(port, uring);
+}
+
+/* ---- life ------------------------------------------------------------------------------ */
+
+static int uring_open(struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
+{
+	struct uring *uring = calloc(1, sizeof *uring);
+	int error;
+
+	if (uring == NULL) {
+		snprintf(why, size, "no memory");
+		return PROA_ENOMEM;
+	}
+	error = ring_open(port, uring, options, why, size);
+	if (error < 0) {
+		free(uring);
+		return error;
+	}
+	port->world = uring;
+	port->features = ((uring->can & CAN_FILES) ? 1u << PROA_NATIVE_FILES : 0) |
+		((uring->can & CAN_MULTI) ? 1u << PROA_NATIVE_ACCEPT_MULTI | 1u << PROA_NATIVE_RECV_MULTI : 0);
+	return 0;
+}
+
+static void uring_close(struct proa_port *port)
+{
+	struct uring *uring = uring_of(port);
+
+	ring_close(uring);
+	envelopes_free(uring);
+	free(uring);
+	port->world = NULL;
+}
+
+static void uring_abandon(struct proa_port *port)
+{
+	struct uring *uring = uring_of(port);
+
+	/* The child has no mapping of the ring (MADV_DONTFORK), just its
+	 * descriptor. */
+	close(uring->ring.ring_fd);
+	envelopes_free(uring);
+	free(uring);
+	port->world = NULL;
+}
+
+static void uring_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	(void)port; /* the kernel holds nothing of a handle but requests */
+	(void)fd;
+	(void)handle;
+}
+
+static int uring_descriptor(struct proa_port *port)
+{
+	struct uring *uring = uring_of(port);
+
+	if (uring->owner == NULL)
+		ring_enable(port, uring);
+	return uring->ring.ring_fd;
+}
+
+const struct engine uring_engine = {
+	.name = "io_uring",
+	.open = uring_open,
+	.close = uring_close,
+	.abandon = uring_abandon,
+	.start = uring_start,
+	.cancel = uring_cancel,
+	.shut_handle = uring_shut_handle,
+	.forget = uring_forget,
+	.turn = uring_turn,
+	.descriptor = uring_descriptor,
+	.pool_close = buffers_close,
+	.pool_refill = buffers_refill,
+};

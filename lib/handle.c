@@ -1,0 +1,314 @@
+/* Handles: the table of entries, ties to the port, and the order of ending:
+ * a handle's ops first, then the descriptor, then its close's completion. */
+#include "lib/port.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "engines/engine.h"
+#include "engines/unix/unix.h"
+
+/* ---- which port a descriptor is tied to, in the whole process -------------- */
+
+/* A descriptor has one port at a time, as a socket has one completion port for
+ * life on Windows. Chunks are never freed, so that reading needs no lock. */
+#define OWNER_CHUNK  4096
+#define OWNER_CHUNKS 4096
+
+static _Atomic(_Atomic(struct proa_port *) *) owners[OWNER_CHUNKS];
+static pthread_mutex_t owners_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static _Atomic(struct proa_port *) *owner_of(int fd)
+{
+	size_t chunk = (size_t)fd / OWNER_CHUNK;
+	_Atomic(struct proa_port *) *entries;
+
+	if (chunk >= OWNER_CHUNKS)
+		return NULL;
+	entries = atomic_load_explicit(&owners[chunk], memory_order_acquire);
+	if (entries == NULL) {
+		pthread_mutex_lock(&owners_lock);
+		entries = atomic_load_explicit(&owners[chunk], memory_order_relaxed);
+		if (entries == NULL) {
+			entries = calloc(OWNER_CHUNK, sizeof *entries);
+			atomic_store_explicit(&owners[chunk], entries, memory_order_release);
+		}
+		pthread_mutex_unlock(&owners_lock);
+	}
+	return entries == NULL ? NULL : &entries[fd % OWNER_CHUNK];
+}
+
+static void untie(struct proa_port *port, int fd)
+{
+	_Atomic(struct proa_port *) *owner = owner_of(fd);
+
+	if (owner != NULL)
+		atomic_compare_exchange_strong(owner, &(struct proa_port *){ port }, NULL);
+}
+
+/* ---- the table --------------------------------------------------------------- */
+
+struct handle *handle_find(const struct proa_port *port, proa_handle fd)
+{
+	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK;
+
+	if (fd < 0 || chunk >= port->handles.count || port->handles.chunks[chunk] == NULL)
+		return NULL;
+	return &port->handles.chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
+}
+
+int handle_get(struct proa_port *port, proa_handle fd, struct handle **out)
+{
+	struct handle_table *table = &port->handles;
+	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK, count;
+	struct handle **chunks;
+
+	if (fd < 0)
+		return PROA_EBADF;
+	if (chunk >= table->count) {
+		count = table->count == 0 ? 4 : table->count * 2;
+		while (count <= chunk)
+			count *= 2;
+		chunks = realloc(table->chunks, count * sizeof *chunks);
+		if (chunks == NULL)
+			return PROA_ENOMEM;
+		memset(chunks + table->count, 0, (count - table->count) * sizeof *chunks);
+		table->chunks = chunks;
+		table->count = count;
+	}
+	if (table->chunks[chunk] == NULL) {
+		table->chunks[chunk] = calloc(HANDLE_CHUNK, sizeof **table->chunks);
+		if (table->chunks[chunk] == NULL)
+			return PROA_ENOMEM;
+	}
+	*out = &table->chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
+	return 0;
+}
+
+int handle_next(const struct proa_port *port, int fd)
+{
+	size_t most = port->handles.count * HANDLE_CHUNK, at = (size_t)(unsigned)fd;
+
+	while (at < most) {
+		struct handle *chunk = port->handles.chunks[at / HANDLE_CHUNK], *handle;
+
+		if (chunk == NULL) {
+			at = (at / HANDLE_CHUNK + 1) * HANDLE_CHUNK;
+			continue;
+		}
+		handle = &chunk[at % HANDLE_CHUNK];
+		if ((handle->state & HANDLE_TIED) || !handle_idle(handle))
+			return (int)at;
+		at++;
+	}
+	return -1;
+}
+
+void handles_free(struct proa_port *port)
+{
+	int fd;
+
+	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1))
+		untie(port, fd);
+	for (size_t i = 0; i < port->handles.count; i++)
+		free(port->handles.chunks[i]);
+	free(port->handles.chunks);
+	memset(&port->handles, 0, sizeof port->handles);
+}
+
+/* ---- ties ---------------------------------------------------------------------- */
+
+static int take_ownership(struct proa_port *port, int fd)
+{
+	_Atomic(struct proa_port *) *owner = owner_of(fd);
+	struct proa_port *other = NULL;
+
+	if (owner == NULL)
+		return PROA_ENOMEM;
+	if (atomic_compare_exchange_strong(owner, &other, port) || other == port)
+		return 0;
+	return PROA_EINVAL;
+}
+
+static int tie_foreign(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	enum handle_type type;
+	bool blocking;
+	int error;
+
+	error = unix_classify(fd, &type, &blocking);
+	if (error == 0)
+		error = take_ownership(port, fd);
+	if (error < 0)
+		return error;
+	handle->type = (uint8_t)type & 7u;
+	handle->state = (uint8_t)(HANDLE_TIED | (blocking ? HANDLE_BLOCKING : 0));
+	return 0;
+}
+
+int handle_reclassify(proa_handle fd, struct handle *handle)
+{
+	enum handle_type type;
+	bool blocking;
+	int error = unix_classify(fd, &type, &blocking);
+
+	if (error < 0)
+		return error;
+	handle->type = (uint8_t)type & 7u;
+	handle->state = (uint8_t)((handle->state & ~HANDLE_BLOCKING) | (blocking ? HANDLE_BLOCKING : 0));
+	return 0;
+}
+
+int handle_tie(struct proa_port *port, proa_handle fd, struct handle **out)
+{
+	int error;
+
+	*out = handle_find(port, fd);
+	if (LIKELY(*out != NULL && ((*out)->state & HANDLE_TIED)))
+		return 0;
+	error = handle_get(port, fd, out);
+	return error < 0 ? error : tie_foreign(port, fd, *out);
+}
+
+int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, bool nonblocking)
+{
+	_Atomic(struct proa_port *) *owner = owner_of(fd);
+	struct handle *handle;
+	int error = handle_get(port, fd, &handle);
+
+	if (owner == NULL)
+		error = PROA_ENOMEM;
+	if (error < 0) {
+		close(fd);
+		return error;
+	}
+	/* A number that the kernel gives out is nobody's, whatever was noted:
+	 * its last owner closed it without telling us. But what the engine knows
+	 * of a socket that was dialled holds on. */
+	if (handle->state & HANDLE_PRIVATE)
+		handle->sends = NULL;
+	else if (handle->state != 0 || handle->engine != 0)
+		handle_forget(port, fd, handle);
+	atomic_store_explicit(owner, port, memory_order_release);
+	handle->type = (uint8_t)type & 7u;
+	handle->state = (uint8_t)(HANDLE_TIED | HANDLE_OURS | (nonblocking ? 0 : HANDLE_BLOCKING));
+	return 0;
+}
+
+void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	port->engine->forget(port, fd, handle);
+	if (handle->state & HANDLE_TIED)
+		untie(port, fd);
+	handle->type = HANDLE_UNKNOWN;
+	handle->state = 0;
+	handle->engine = 0;
+	handle->lent = 0;
+	handle->generation++;
+}
+
+int proa_attach(struct proa_port *port, proa_handle fd)
+{
+	struct handle *handle;
+
+	return handle_tie(port, fd, &handle);
+}
+
+int proa_detach(struct proa_port *port, proa_handle fd)
+{
+	struct handle *handle = handle_find(port, fd);
+
+	if (handle == NULL || (handle->state & HANDLE_TIED) == 0)
+		return PROA_EBADF;
+	if (!handle_idle(handle) || handle->undelivered > 0)
+		return PROA_EBUSY;
+	handle_forget(port, fd, handle);
+	return 0;
+}
+
+int proa_discard(struct proa_port *port, proa_handle fd)
+{
+	struct handle *handle = handle_find(port, fd);
+
+	if (handle != NULL && !handle_idle(handle))
+		return PROA_EBUSY;
+	if (handle != NULL && handle->undelivered > 0)
+		ready_purge(port, fd);
+	if (handle != NULL)
+		handle_forget(port, fd, handle);
+	if (close(fd) < 0)
+		return PROA_EBADF;
+	if (port->starved > 0)
+		accepts_resume(port);
+	return 0;
+}
+
+/* ---- the end of a handle --------------------------------------------------------- */
+
+/* The close in flight, which is behind all others. */
+static struct proa_op *closing_op(const struct handle *handle)
+{
+	return flight(handle->others)->prev;
+}
+
+void handle_close_begin(struct proa_port *port, struct proa_op *close)
+{
+	proa_handle fd = close->handle_;
+	struct handle *handle = handle_find(port, fd);
+
+	handle->state |= HANDLE_CLOSING;
+	close->state_ = OP_CLOSING;
+	if (handle->undelivered > 0)
+		ready_purge(port, fd);
+	/* Recvs before others: a multishot receive may wait for a linked op. */
+	op_cancel_list(port, &handle->recvs, OPT_NO_MORE);
+	op_cancel_list(port, &handle->others, OPT_NO_MORE);
+	if ((close->flags_ & PROA_FLUSH) && handle->sends != NULL && !port->shut &&
+		(handle->state & HANDLE_PRIVATE) == 0)
+		handle->state |= HANDLE_FLUSHING;
+	else
+		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
+	handle_settle(port, fd, handle);
+}
+
+void handle_settle(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	struct proa_op *close;
+	int32_t result;
+
+	if ((handle->state & HANDLE_CLOSING) == 0 || handle->sends != NULL || handle->recvs != NULL)
+		return;
+	close = closing_op(handle);
+	if (close != handle->others || close->state_ != OP_CLOSING)
+		return;
+	close->state_ = OP_ACTIVE;
+	result = port->engine->shut_handle(port, close);
+	if (result == STEP_FULL)
+		op_backlog(port, close);
+	else if (result != STEP_STARTED)
+		op_stepped(port, close, result, 0);
+	(void)fd;
+}
+
+int proa_release(struct proa_port *port, proa_handle fd)
+{
+	struct handle *handle = handle_find(port, fd);
+
+	if (!port_enter(port, NULL))
+		return PROA_EINVAL;
+	if (handle == NULL || ((handle->state & HANDLE_TIED) == 0 && handle_idle(handle)))
+		return PROA_EBADF;
+	if (handle->state & HANDLE_CLOSING)
+		return PROA_EBUSY;
+	while (!handle_idle(handle)) {
+		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
+		op_cancel_list(port, &handle->recvs, OPT_NO_MORE);
+		op_cancel_list(port, &handle->others, OPT_NO_MORE);
+		if (handle_idle(handle))
+			break;
+		port_wait_quietly(port);
+	}
+	handle_forget(port, fd, handle);
+	return 0;
+}

@@ -1,0 +1,213 @@
+/* Lanes: the order of a stream's sends and of its receives. The engine has the
+ * head of a lane and no other, but sends that wait are gathered into the head's
+ * system call. */
+#include "lib/port.h"
+
+#include <limits.h>
+
+#include "engines/engine.h"
+
+#define GATHER_BYTES (1u << 20)
+
+void lane_pump(struct proa_port *port, proa_handle fd, struct handle *handle, struct proa_op **lane)
+{
+	bool sends = lane == &handle->sends;
+	struct proa_op *op;
+
+	if (sends ? handle->pumping_sends : handle->pumping_recvs)
+		return;
+	if (sends)
+		handle->pumping_sends = 1;
+	else
+		handle->pumping_recvs = 1;
+	/* What starts may end at once, and the next is the head then. */
+	while ((op = *lane) != NULL && op->state_ == OP_WAITING) {
+		if (UNLIKELY(op->options_ & OPT_CANCEL))
+			op_end(port, op, PROA_ECANCELED, 0);
+		else if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
+			!pool_admits(port, op, handle))
+			break;
+		else
+			op_start(port, op);
+	}
+	if (sends)
+		handle->pumping_sends = 0;
+	else
+		handle->pumping_recvs = 0;
+	if (UNLIKELY(handle->state & HANDLE_CLOSING))
+		handle_settle(port, fd, handle);
+}
+
+/* Those behind are cancelled from the first on, but the head may be with the
+ * engine: then it, and what it gathered, go their own way. */
+void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result)
+{
+	proa_handle fd = op->handle_;
+	struct proa_op *before, *behind;
+
+	if (op_list(port, op) != &handle->sends) {
+		op_end(port, op, result, 0);
+		return;
+	}
+	if (op == handle->sends) {
+		for (behind = flight(op)->next; behind != op; behind = flight(behind)->next)
+			behind->options_ |= OPT_CANCEL;
+		op_end(port, op, result, 0);
+		return;
+	}
+	before = flight(op)->prev;
+	handle->pumping_sends = 1;
+	op_end(port, op, result, 0);
+	while ((behind = flight(before)->next) != handle->sends) {
+		behind->options_ |= OPT_CANCEL;
+		op_end(port, behind, PROA_ECANCELED, 0);
+	}
+	handle->pumping_sends = 0;
+	lane_pump(port, fd, handle, &handle->sends);
+}
+
+/* Adds the slices of one send, from its first `skip` bytes on. False: no room
+ * for all of them. */
+static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t skip, struct iovec *slices,
+	int room, int *used, size_t *bytes)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (skip >= from[i].length) {
+			skip -= from[i].length;
+			continue;
+		}
+		if (*used == room)
+			return false;
+		slices[*used].iov_base = (char *)from[i].data + skip;
+		slices[*used].iov_len = from[i].length - (size_t)skip;
+		*bytes += slices[*used].iov_len;
+		++*used;
+		skip = 0;
+	}
+	return true;
+}
+
+static bool gather_one(const struct proa_op *op, struct iovec *slices, int room, int *used, size_t *bytes)
+{
+	const struct proa_message *message = op->buffer_;
+	struct proa_slice whole;
+
+	switch (op->kind_) {
+	case PROA_OP_SENDV:
+	case PROA_OP_READV:
+	case PROA_OP_WRITEV:
+		return gather_slices(op->buffer_, op->length_, flight(op)->moved, slices, room, used, bytes);
+	case PROA_OP_SENDMSG:
+	case PROA_OP_RECVMSG:
+		return gather_slices(message->slices, message->slice_count, flight(op)->moved, slices, room, used, bytes);
+	default:
+		whole.data = op->buffer_;
+		whole.length = op->length_;
+		return gather_slices(&whole, 1, flight(op)->moved, slices, room, used, bytes);
+	}
+}
+
+/* May its bytes go out with those before it? What has flags, control data or
+ * bytes of a file goes alone. */
+static bool is_plain(const struct proa_op *op)
+{
+	return (op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV) && (op->flags_ & PROA_SOME) == 0 &&
+		(op->options_ & OPT_CANCEL) == 0;
+}
+
+int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slices, int room, size_t *bytes,
+	bool *more)
+{
+	struct handle *handle = handle_find(port, head->handle_);
+	struct proa_op *op = head;
+	int used = 0;
+	bool whole;
+
+	*bytes = 0;
+	whole = gather_one(head, slices, room, &used, bytes);
+	*more = !whole || (head->flags_ & PROA_CORK) != 0;
+	if (!whole || !is_plain(head) || handle->sends != head)
+		return used;
+	while ((op = flight(op)->next) != head && is_plain(op) && used < room && *bytes < GATHER_BYTES &&
+		(op->state_ == OP_WAITING || (op->options_ & OPT_GATHERED))) {
+		whole = gather_one(op, slices, room, &used, bytes);
+		*more = !whole || (op->flags_ & PROA_CORK) != 0;
+		op->state_ = OP_ACTIVE;
+		op->options_ |= OPT_GATHERED;
+		if (!whole)
+			break;
+	}
+	return used;
+}
+
+/* Gives `bytes` to the sends at the head of the lane that took them; ends those
+ * that have all. */
+static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t bytes)
+{
+	struct proa_op *op;
+	uint64_t left;
+	bool some;
+
+	do {
+		op = handle->sends;
+		left = op_length(op) - flight(op)->moved;
+		some = (op->flags_ & PROA_SOME) && bytes > 0;
+		if (left > bytes && !some) {
+			flight(op)->moved += bytes;
+			if (bytes > 0 && op->timeout_ != PROA_FOREVER)
+				op_limit(port, op);
+			return;
+		}
+		if (left > bytes)
+			left = bytes;
+		flight(op)->moved += left;
+		bytes -= left;
+		left = flight(op)->moved;
+		op_end(port, op, left > INT32_MAX ? INT32_MAX : (int32_t)left, 0);
+	} while (handle->sends != NULL && (handle->sends->options_ & OPT_GATHERED));
+}
+
+void lane_sent(struct proa_port *port, proa_handle fd, struct handle *handle, int32_t result)
+{
+	struct proa_op *head = handle->sends, *op;
+	bool outer = handle->pumping_sends, stopped;
+
+	/* Stopped for the sake of one that it had gathered. */
+	stopped = result == PROA_ECANCELED && (head->options_ & OPT_CANCEL) == 0;
+	if (stopped)
+		result = 0;
+	handle->pumping_sends = 1;
+	if (result >= 0 && !stopped) {
+		lane_credit(port, handle, (uint32_t)result);
+		if (result == 0 && head == handle->sends && flight(head)->moved < op_length(head))
+			result = PROA_EIO; /* it took nothing and gave no reason */
+	}
+	/* What was gathered and not sent waits again. */
+	for (op = handle->sends; op != NULL;) {
+		if (op->state_ == OP_ACTIVE)
+			op->state_ = OP_WAITING;
+		op->options_ &= (uint16_t)~OPT_GATHERED;
+		op = flight(op)->next;
+		if (op == handle->sends || (op->options_ & OPT_GATHERED) == 0)
+			break;
+	}
+	/* Its end was asked for while it was out: now it is known how far it
+	 * came. The same for one behind the head, which is then not started. */
+	if (result < 0) {
+		handle->pumping_sends = outer;
+		lane_fail(port, handle, head, result);
+		return;
+	}
+	for (op = handle->sends; op != NULL;) {
+		if (op->options_ & OPT_CANCEL) {
+			handle->pumping_sends = outer;
+			lane_fail(port, handle, op, PROA_ECANCELED);
+			break;
+		}
+		if (flight(op)->next == handle->sends || (flight(op)->next->options_ & OPT_CANCEL) == 0)
+			break;
+		op = flight(op)->next;
+	}
+	handle->pumping_sends = outer;
+	lane_pump(port, fd, handle, &handle->sends);
+}

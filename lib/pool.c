@@ -1,0 +1,778 @@
+/* Pools: buffers that receives lend, and the back-pressure that comes of holding
+ * them. A receive pauses in two ways: OPT_POOL, in its pool's queue, when no
+ * buffer was free for data that is there; OPT_SHARE when its handle's holder has
+ * all that one handle may hold. A give-back lets the first of the one kind, or
+ * its handle's of the other, go on. */
+#include "lib/port.h"
+
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engines/engine.h"
+
+#define BLOCK_BUFFERS 64u /* allocated together */
+
+/* What lies in a buffer's room_. */
+struct lent {
+	struct proa_pool *pool;
+	struct proa_buffer *next; /* free, returned, or received beyond the share */
+	_Atomic(uint32_t) holders;
+	uint32_t id;
+	int32_t handle; /* lent to; -1: taken by hand */
+	uint8_t generation, on_loan, unused[2];
+};
+_Static_assert(sizeof(struct lent) <= sizeof(((struct proa_buffer *)0)->room_), "lent fits room_");
+
+/* A pool that grows by less than a block leaves the rest of it unused, so that
+ * an id says where its buffer is. */
+#define BLOCKS_MOST 1024u /* ids fit the 16 bits that io_uring has for them */
+
+struct block {
+	struct proa_buffer buffers[BLOCK_BUFFERS];
+	unsigned char *memory;
+	uint32_t count;
+};
+
+struct proa_pool {
+	struct proa_port *port; /* NULL after the port's end; under `lock` for other threads */
+	_Atomic(const void *) owner;
+	struct proa_pool *next; /* of the port */
+	void *engine;
+	struct block **blocks;
+	uint32_t block_count, block_room;
+	uint32_t buffer_size, stride, count, limit, per_handle;
+	uint32_t provided; /* free, and with the engine */
+	uint32_t surplus; /* buffers received beyond a handle's share, not lent yet */
+	struct proa_buffer *free, *free_end;
+	uint32_t free_count;
+	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
+	uint64_t lent, lent_peak, waits;
+	bool closed;
+	pthread_mutex_t lock;
+	struct proa_buffer *returned; /* given back by other threads; under `lock` */
+};
+
+static struct lent *lent(const struct proa_buffer *buffer)
+{
+	return (struct lent *)(void *)(uintptr_t)buffer->room_;
+}
+
+uint32_t pool_id(const struct proa_buffer *buffer)
+{
+	return lent(buffer)->id;
+}
+
+struct proa_buffer *pool_buffer(const struct proa_pool *pool, uint32_t id)
+{
+	return &pool->blocks[id / BLOCK_BUFFERS]->buffers[id % BLOCK_BUFFERS];
+}
+
+static unsigned char *buffer_start(const struct proa_pool *pool, const struct proa_buffer *buffer)
+{
+	uint32_t id = lent(buffer)->id;
+
+	return pool->blocks[id / BLOCK_BUFFERS]->memory + (size_t)(id % BLOCK_BUFFERS) * pool->stride +
+		POOL_ADDRESS_ROOM;
+}
+
+void pool_provided(struct proa_pool *pool, int more)
+{
+	pool->provided += (uint32_t)more;
+}
+
+bool pool_is_empty(const struct proa_pool *pool)
+{
+	return pool->free == NULL;
+}
+
+void *pool_engine(const struct proa_pool *pool)
+{
+	return pool->engine;
+}
+
+void pool_set_engine(struct proa_pool *pool, void *engine)
+{
+	pool->engine = engine;
+}
+
+uint32_t pool_buffer_size(const struct proa_pool *pool)
+{
+	return pool->buffer_size;
+}
+
+uint32_t pool_ring_size(const struct proa_pool *pool)
+{
+	uint32_t size = 16, most = pool->limit < 4096 ? pool->limit : 4096;
+
+	while (size < most && size < pool->count * 4)
+		size *= 2;
+	return size;
+}
+
+/* ---- the free list ------------------------------------------------------------ */
+
+/* First in, first out: the memory of a buffer that has just been read is warm,
+ * but a ring of the kernel's is a queue anyway, and all engines behave alike. */
+void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer)
+{
+	lent(buffer)->next = NULL;
+	if (pool->free == NULL)
+		pool->free = buffer;
+	else
+		lent(pool->free_end)->next = buffer;
+	pool->free_end = buffer;
+	pool->free_count++;
+}
+
+static struct block *block_new(const struct proa_pool *pool, uint32_t count)
+{
+	struct block *block = calloc(1, sizeof *block);
+
+	if (block == NULL)
+		return NULL;
+	block->memory = malloc((size_t)count * pool->stride);
+	if (block->memory != NULL)
+		return block;
+	free(block);
+	return NULL;
+}
+
+static void block_fill(struct proa_pool *pool, struct block *block, uint32_t count)
+{
+	uint32_t first = pool->block_count * BLOCK_BUFFERS;
+
+	block->count = count;
+	pool->blocks[pool->block_count++] = block;
+	pool->count += count;
+	for (uint32_t i = 0; i < count; i++) {
+		struct proa_buffer *buffer = &block->buffers[i];
+
+		proa_op_init(&buffer->op, pool->port, NULL);
+		buffer->size = pool->buffer_size;
+		lent(buffer)->pool = pool;
+		lent(buffer)->id = first + i;
+		pool_put_free(pool, buffer);
+	}
+}
+
+static bool block_room(struct proa_pool *pool)
+{
+	uint32_t room = pool->block_room == 0 ? 4 : pool->block_room * 2;
+	struct block **blocks;
+
+	if (pool->block_count < pool->block_room)
+		return true;
+	if (room > BLOCKS_MOST)
+		return false;
+	blocks = realloc(pool->blocks, room * sizeof *blocks);
+	if (blocks == NULL)
+		return false;
+	pool->blocks = blocks;
+	pool->block_room = room;
+	return true;
+}
+
+/* `wanted` more, or fewer at the limit or when memory is short; false: none.
+ * What a paused handle was sent beyond its share does not count: others need
+ * the buffers that it takes. */
+static bool pool_grow(struct proa_pool *pool, uint32_t wanted)
+{
+	uint32_t before = pool->count, most = pool->limit + pool->surplus + pool->provided, n;
+	struct block *block;
+
+	while (pool->count < most && wanted > 0 && block_room(pool)) {
+		n = most - pool->count;
+		n = n < wanted ? n : wanted;
+		n = n < BLOCK_BUFFERS ? n : BLOCK_BUFFERS;
+		block = block_new(pool, n);
+		if (block == NULL)
+			break;
+		block_fill(pool, block, n);
+		wanted -= n;
+	}
+	return pool->count > before;
+}
+
+struct proa_buffer *pool_take_free(struct proa_pool *pool)
+{
+	struct proa_buffer *buffer = pool->free;
+
+	if (buffer == NULL) {
+		if (!pool_grow(pool, pool->count))
+			return NULL;
+		buffer = pool->free;
+	}
+	pool->free = lent(buffer)->next;
+	pool->free_count--;
+	buffer->data = buffer_start(pool, buffer);
+	buffer->length = 0;
+	return buffer;
+}
+
+/* ---- life ------------------------------------------------------------------------ */
+
+static void pool_free(struct proa_pool *pool)
+{
+	for (uint32_t i = 0; i < pool->block_count; i++) {
+		free(pool->blocks[i]->memory);
+		free(pool->blocks[i]);
+	}
+	free(pool->blocks);
+	pthread_mutex_destroy(&pool->lock);
+	free(pool);
+}
+
+int proa_pool_open_sized(struct proa_port *port, const struct proa_pool_options *given, size_t size,
+	struct proa_pool **out)
+{
+	struct proa_pool_options options = { 0 };
+	struct proa_pool *pool;
+	int error;
+
+	*out = NULL;
+	if (given != NULL) {
+		for (size_t i = sizeof options; i < size; i++)
+			if (((const unsigned char *)given)[i] != 0)
+				return PROA_EINVAL;
+		memcpy(&options, given, size < sizeof options ? size : sizeof options);
+	}
+	if (options.limit > 65536 || options.per_handle > 65535 || options.buffer_size > 1u << 30)
+		return PROA_EINVAL;
+	pool = calloc(1, sizeof *pool);
+	if (pool == NULL)
+		return PROA_ENOMEM;
+	pool->port = port;
+	atomic_store(&pool->owner, port->owner);
+	pool->buffer_size = options.buffer_size == 0 ? 16384 : options.buffer_size;
+	pool->stride = (pool->buffer_size + POOL_ADDRESS_ROOM + 63) & ~63u;
+	pool->limit = options.limit == 0 ? 65536 : options.limit;
+	pool->per_handle = options.per_handle == 0 ? 16 : options.per_handle;
+	pthread_mutex_init(&pool->lock, NULL);
+	if (options.count == 0)
+		options.count = 64;
+	if (options.count > pool->limit)
+		options.count = pool->limit;
+	if (!pool_grow(pool, options.count) || pool->count < options.count) {
+		pool_free(pool);
+		return PROA_ENOMEM;
+	}
+	error = port->engine->pool_open == NULL ? 0 : port->engine->pool_open(port, pool);
+	if (error < 0) {
+		pool_free(pool);
+		return error;
+	}
+	pool->next = port->pools;
+	port->pools = pool;
+	*out = pool;
+	return 0;
+}
+
+void proa_pool_close(struct proa_pool *pool)
+{
+	struct proa_port *port;
+	struct proa_pool **at;
+	bool last;
+
+	if (pool == NULL)
+		return;
+	port = pool->port;
+	if (port != NULL) {
+		if (pool->queue != NULL)
+			proa_misuse("a pool was closed while a receive uses it", pool->queue);
+		if (port->engine->pool_close != NULL)
+			port->engine->pool_close(port, pool);
+		for (at = &port->pools; *at != pool; at = &(*at)->next)
+			;
+		*at = pool->next;
+	}
+	pthread_mutex_lock(&pool->lock);
+	while (pool->returned != NULL) {
+		pool->returned = lent(pool->returned)->next;
+		pool->lent--;
+	}
+	pool->port = NULL;
+	pool->closed = true;
+	last = pool->lent == 0;
+	pthread_mutex_unlock(&pool->lock);
+	if (last)
+		pool_free(pool);
+}
+
+void pools_detach(struct proa_port *port)
+{
+	struct proa_pool *pool, *next;
+
+	for (pool = port->pools; pool != NULL; pool = next) {
+		next = pool->next;
+		pthread_mutex_lock(&pool->lock);
+		pool->port = NULL;
+		pthread_mutex_unlock(&pool->lock);
+		pool->queue = pool->queue_tail = NULL;
+		if (port->engine->pool_close != NULL)
+			port->engine->pool_close(port, pool);
+	}
+}
+
+void pools_adopt(struct proa_port *port, struct proa_pool *first)
+{
+	struct proa_pool *pool;
+	struct proa_buffer *buffer;
+	uint32_t i, j;
+
+	port->pools = first;
+	for (pool = first; pool != NULL; pool = pool->next) {
+		pool->port = port;
+		atomic_store(&pool->owner, port->owner);
+		/* Buffers that the engine had, or that came with completions
+		 * nobody saw, are free again; what the program holds it keeps. */
+		pool->free = pool->free_end = NULL;
+		pool->free_count = 0;
+		pool->surplus = 0;
+		pool->provided = 0;
+		for (i = 0; i < pool->block_count; i++)
+			for (j = 0; j < pool->blocks[i]->count; j++) {
+				buffer = &pool->blocks[i]->buffers[j];
+				if (!lent(buffer)->on_loan)
+					pool_put_free(pool, buffer);
+			}
+		if (port->engine->pool_open != NULL && port->engine->pool_open(port, pool) < 0)
+			pool->engine = NULL;
+	}
+}
+
+/* ---- lending ---------------------------------------------------------------------- */
+
+static void lend(struct proa_pool *pool, struct proa_buffer *buffer, proa_handle fd, uint8_t generation)
+{
+	struct lent *l = lent(buffer);
+
+	atomic_store_explicit(&l->holders, 1, memory_order_relaxed);
+	l->handle = fd;
+	l->generation = generation;
+	l->on_loan = 1;
+	if (++pool->lent > pool->lent_peak)
+		pool->lent_peak = pool->lent;
+}
+
+struct proa_buffer *proa_pool_take(struct proa_pool *pool)
+{
+	struct proa_buffer *buffer = pool_take_free(pool);
+
+	if (buffer != NULL) {
+		lend(pool, buffer, PROA_NO_HANDLE, 0);
+		if (pool->port != NULL)
+			pool->port->stats.lent++;
+	}
+	return buffer;
+}
+
+struct proa_buffer *proa_lent(const struct proa_completion *c)
+{
+	if ((c->flags & PROA_LENT) == 0)
+		return NULL;
+	return pool_buffer(c->op->buffer_, LENT_ID(c->flags));
+}
+
+int proa_lent_from(const struct proa_buffer *buffer, struct proa_address *out)
+{
+	const struct lent *l = lent(buffer);
+	const unsigned char *room = buffer_start(l->pool, buffer) - POOL_ADDRESS_ROOM;
+
+	_Static_assert(sizeof(struct sockaddr_storage) <= POOL_ADDRESS_ROOM, "an address fits");
+	memset(out, 0, sizeof *out);
+	memcpy(&out->to, room, sizeof(struct sockaddr_storage));
+	out->length = (uint32_t)(out->to.any.sa_family == AF_INET ? sizeof(struct sockaddr_in)
+			: out->to.any.sa_family == AF_INET6       ? sizeof(struct sockaddr_in6)
+								  : sizeof(struct sockaddr_storage));
+	return out->to.any.sa_family == AF_UNSPEC ? PROA_EINVAL : 0;
+}
+
+uint32_t proa_join(struct proa_buffer *into, struct proa_buffer *from)
+{
+	unsigned char *start = buffer_start(lent(into)->pool, into);
+	uint32_t n;
+
+	if (into->data != start) {
+		memmove(start, into->data, into->length);
+		into->data = start;
+	}
+	n = into->size - into->length;
+	if (n > from->length)
+		n = from->length;
+	memcpy(into->data + into->length, from->data, n);
+	into->length += n;
+	from->data += n;
+	from->length -= n;
+	return n;
+}
+
+void proa_hold(struct proa_buffer *buffer)
+{
+	atomic_fetch_add_explicit(&lent(buffer)->holders, 1, memory_order_relaxed);
+}
+
+/* ---- pausing and going on ------------------------------------------------------------- */
+
+static struct proa_op **queue_next(struct proa_op *op)
+{
+	_Static_assert(sizeof op->length_ >= sizeof(struct proa_op *), "a pointer fits length_");
+	return (struct proa_op **)(void *)&op->length_;
+}
+
+/* Buffers that came in beyond the share, in order. */
+static struct proa_buffer **surplus(struct proa_op *op)
+{
+	return (struct proa_buffer **)(void *)&op->argument_;
+}
+
+static void queue_append(struct proa_pool *pool, struct proa_op *op)
+{
+	*queue_next(op) = NULL;
+	if (pool->queue == NULL)
+		pool->queue = op;
+	else
+		*queue_next(pool->queue_tail) = op;
+	pool->queue_tail = op;
+	pool->waits++;
+}
+
+void pool_forget(struct proa_op *op)
+{
+	struct proa_pool *pool = op->buffer_;
+	struct proa_op **at = &pool->queue, *before = NULL;
+
+	while (*at != op) {
+		before = *at;
+		at = queue_next(before);
+	}
+	*at = *queue_next(op);
+	if (pool->queue_tail == op)
+		pool->queue_tail = before;
+	*queue_next(op) = NULL;
+	op->options_ &= (uint16_t)~OPT_POOL;
+}
+
+static void pause(struct proa_port *port, struct proa_op *op, unsigned why)
+{
+	op->state_ = OP_PAUSED;
+	op->options_ |= (uint16_t)why;
+	if (op->timer_ != 0)
+		op_limit(port, op); /* its timeout does not run meanwhile */
+}
+
+bool pool_admits(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	struct proa_pool *pool = op->buffer_;
+
+	if (UNLIKELY(pool->port != port)) {
+		op_end(port, op, PROA_EINVAL, 0);
+		return false;
+	}
+	if (UNLIKELY(atomic_load_explicit(&pool->owner, memory_order_relaxed) != port->owner))
+		atomic_store(&pool->owner, port->owner);
+	if (LIKELY(handle->lent < pool->per_handle))
+		return true;
+	pause(port, op, OPT_SHARE);
+	return false;
+}
+
+static void put_back(struct proa_port *port, struct proa_pool *pool, struct proa_buffer *buffer)
+{
+	pool_put_free(pool, buffer);
+	if (port->engine->pool_refill != NULL)
+		port->engine->pool_refill(port, pool);
+}
+
+/* The first that waits for a buffer goes on: one for each that came back. */
+static void queue_serve(struct proa_port *port, struct proa_pool *pool)
+{
+	struct proa_op *op = pool->queue;
+
+	if (op == NULL)
+		return;
+	pool_forget(op);
+	op_resume(port, op);
+}
+
+static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,
+	struct proa_buffer *buffer, int32_t result, bool final)
+{
+	struct proa_pool *pool = op->buffer_;
+	uint32_t flags = LENT_FLAGS(lent(buffer)->id);
+
+	lend(pool, buffer, op->handle_, handle->generation);
+	handle->lent++;
+	port->stats.lent++;
+	if (final)
+		op_end(port, op, result, flags);
+	else
+		port_complete(port, op, result, flags | PROA_MORE);
+}
+
+/* Hands over what came in beyond the share: as much as may be, or (all) all. */
+static void surplus_deliver(struct proa_port *port, struct proa_op *op, struct handle *handle, bool all)
+{
+	struct proa_pool *pool = op->buffer_;
+	struct proa_buffer *buffer;
+
+	while ((buffer = *surplus(op)) != NULL && (all || handle->lent < pool->per_handle) && port_has_room(port)) {
+		*surplus(op) = lent(buffer)->next;
+		pool->surplus--;
+		deliver(port, op, handle, buffer, (int32_t)lent(buffer)->holders, false);
+	}
+}
+
+static void surplus_drop(struct proa_port *port, struct proa_op *op)
+{
+	struct proa_pool *pool = op->buffer_;
+	struct proa_buffer *buffer;
+
+	while ((buffer = *surplus(op)) != NULL) {
+		*surplus(op) = lent(buffer)->next;
+		pool->surplus--;
+		put_back(port, pool, buffer);
+		queue_serve(port, pool);
+	}
+}
+
+static void surplus_add(struct proa_op *op, struct proa_buffer *buffer, int32_t result)
+{
+	struct proa_buffer **at = surplus(op);
+
+	while (*at != NULL)
+		at = &lent(*at)->next;
+	lent(buffer)->next = NULL;
+	atomic_store_explicit(&lent(buffer)->holders, (uint32_t)result, memory_order_relaxed);
+	*at = buffer;
+	lent(buffer)->pool->surplus++;
+}
+
+/* The attempt has ended for good: `result` is final, once the surplus is out. */
+static bool multi_end(struct proa_port *port, struct proa_op *op, struct handle *handle, int32_t result)
+{
+	if (op->options_ & OPT_NO_MORE)
+		surplus_drop(port, op);
+	else
+		surplus_deliver(port, op, handle, result == PROA_ECANCELED);
+	if (*surplus(op) != NULL) {
+		op->options_ |= OPT_ENDED;
+		flight(op)->is.engine = (void *)(intptr_t)result;
+		pause(port, op, OPT_SHARE);
+		return false;
+	}
+	op_end(port, op, result, 0);
+	return false;
+}
+
+static bool multi_received(struct proa_port *port, struct proa_op *op, struct handle *handle,
+	struct proa_buffer *buffer, int32_t result, bool armed)
+{
+	struct proa_pool *pool = op->buffer_;
+	bool full;
+
+	if (op->options_ & OPT_NO_MORE) {
+		put_back(port, pool, buffer);
+		queue_serve(port, pool);
+	} else if (handle->lent >= pool->per_handle || *surplus(op) != NULL || !port_has_room(port)) {
+		surplus_add(op, buffer, result);
+	} else {
+		deliver(port, op, handle, buffer, result, false);
+	}
+	if (op->timeout_ != PROA_FOREVER)
+		op_limit(port, op);
+	full = handle->lent >= pool->per_handle || *surplus(op) != NULL;
+	if (armed) {
+		if (full && (op->options_ & (OPT_SHARE | OPT_CANCEL)) == 0) {
+			op->options_ |= OPT_SHARE; /* as soon as the engine has stopped */
+			if (op->timer_ != 0)
+				op_limit(port, op);
+			port->engine->cancel(port, op);
+		}
+		return false;
+	}
+	if (op->options_ & OPT_CANCEL)
+		return multi_end(port, op, handle, PROA_ECANCELED);
+	if (!full)
+		return true;
+	pause(port, op, OPT_SHARE);
+	return false;
+}
+
+/* No buffer was there for data that is: wait for one. */
+static bool starved(struct proa_port *port, struct proa_op *op, struct proa_pool *pool)
+{
+	if (pool->free_count > 0 || pool->provided > 0 || pool_grow(pool, pool->count)) {
+		if (port->engine->pool_refill != NULL)
+			port->engine->pool_refill(port, pool);
+		return true;
+	}
+	queue_append(pool, op);
+	pause(port, op, OPT_POOL);
+	return false;
+}
+
+static bool went_on(struct proa_op *op)
+{
+	/* The engine stopped because we asked it to, for a pause. */
+	return (op->options_ & OPT_SHARE) && (op->options_ & OPT_CANCEL) == 0;
+}
+
+bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+	struct proa_pool *pool = op->buffer_;
+	struct proa_buffer *buffer;
+
+	if (op->options_ & OPT_ENDED)
+		result = (int32_t)(intptr_t)flight(op)->is.engine;
+	if (flags & PROA_LENT) {
+		buffer = pool_buffer(pool, LENT_ID(flags));
+		flight(op)->moved += buffer->length;
+		if (op->kind_ == PROA_OP_RECV_MULTI)
+			return multi_received(port, op, handle, buffer, result, (flags & PROA_MORE) != 0);
+		if (op->options_ & OPT_NO_MORE) {
+			put_back(port, pool, buffer);
+			queue_serve(port, pool);
+			op_end(port, op, PROA_ECANCELED, 0);
+		} else {
+			deliver(port, op, handle, buffer, result, true);
+		}
+		return false;
+	}
+	if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0)
+		return starved(port, op, pool);
+	if (result == STEP_NO_BUFFER)
+		result = PROA_ECANCELED;
+	if (result == PROA_ECANCELED && went_on(op)) {
+		op->options_ &= (uint16_t)~OPT_SHARE;
+		if (handle->lent < pool->per_handle)
+			surplus_deliver(port, op, handle, false);
+		if (*surplus(op) == NULL && handle->lent < pool->per_handle)
+			return true;
+		pause(port, op, OPT_SHARE);
+		return false;
+	}
+	return multi_end(port, op, handle, result);
+}
+
+/* ---- giving back ------------------------------------------------------------------------ */
+
+/* A handle holds one fewer: its paused receive may go on. */
+static void share_freed(struct proa_port *port, struct proa_pool *pool, proa_handle fd, uint8_t generation)
+{
+	struct handle *handle = handle_find(port, fd);
+	struct proa_op *op;
+
+	if (handle == NULL || handle->generation != generation || handle->lent == 0)
+		return;
+	handle->lent--;
+	op = handle->recvs;
+	if (op == NULL)
+		for (op = handle->others; op != NULL; op = flight(op)->next == handle->others ? NULL : flight(op)->next)
+			if (op->state_ == OP_PAUSED && (op->options_ & OPT_SHARE))
+				break;
+	if (op == NULL || op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0 ||
+		handle->lent >= pool->per_handle)
+		return;
+	surplus_deliver(port, op, handle, false);
+	if (*surplus(op) != NULL || handle->lent >= pool->per_handle)
+		return;
+	if (op->options_ & OPT_ENDED)
+		op_end(port, op, (int32_t)(intptr_t)flight(op)->is.engine, 0);
+	else
+		op_resume(port, op);
+}
+
+static void take_back(struct proa_port *port, struct proa_pool *pool, struct proa_buffer *buffer)
+{
+	struct lent *l = lent(buffer);
+	proa_handle fd = l->handle;
+
+	l->on_loan = 0;
+	pool->lent--;
+	put_back(port, pool, buffer);
+	port->stats.lent--;
+	if (fd >= 0)
+		share_freed(port, pool, fd, l->generation);
+	queue_serve(port, pool);
+}
+
+static void give_back_from_afar(struct proa_pool *pool, struct proa_buffer *buffer)
+{
+	bool last = false;
+
+	pthread_mutex_lock(&pool->lock);
+	if (pool->port == NULL) {
+		pool->lent--;
+		lent(buffer)->on_loan = 0;
+		pool_put_free(pool, buffer);
+		last = pool->closed && pool->lent == 0;
+	} else {
+		lent(buffer)->next = pool->returned;
+		pool->returned = buffer;
+		atomic_store(&pool->port->returns, true);
+		port_notify(pool->port);
+	}
+	pthread_mutex_unlock(&pool->lock);
+	if (last)
+		pool_free(pool);
+}
+
+void proa_give_back(struct proa_buffer *buffer)
+{
+	struct lent *l;
+	struct proa_pool *pool;
+
+	if (buffer == NULL)
+		return;
+	l = lent(buffer);
+	pool = l->pool;
+	if (buffer->op.state_ != OP_IDLE) {
+		proa_misuse("a buffer was given back while its op is in flight", &buffer->op);
+		return;
+	}
+	if (atomic_fetch_sub_explicit(&l->holders, 1, memory_order_acq_rel) != 1)
+		return;
+	/* Only its own thread ends a port: what it finds here stays so. */
+	if (atomic_load_explicit(&pool->owner, memory_order_relaxed) != thread_self() || pool->port == NULL) {
+		give_back_from_afar(pool, buffer);
+		return;
+	}
+	take_back(pool->port, pool, buffer);
+}
+
+void pool_drain_returns(struct proa_port *port)
+{
+	struct proa_buffer *buffer, *next, *list;
+	struct proa_pool *pool;
+
+	for (pool = port->pools; pool != NULL; pool = pool->next) {
+		pthread_mutex_lock(&pool->lock);
+		list = pool->returned;
+		pool->returned = NULL;
+		pthread_mutex_unlock(&pool->lock);
+		for (buffer = list; buffer != NULL; buffer = next) {
+			next = lent(buffer)->next;
+			take_back(port, pool, buffer);
+		}
+	}
+}
+
+void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flags)
+{
+	take_back(port, op->buffer_, pool_buffer(op->buffer_, LENT_ID(flags)));
+}
+
+void proa_pool_stats_sized(const struct proa_pool *pool, struct proa_pool_stats *out, size_t size)
+{
+	struct proa_pool_stats stats = {
+		.lent = pool->lent,
+		.free = pool->count - pool->lent,
+		.lent_peak = pool->lent_peak,
+		.waits = pool->waits,
+	};
+
+	memset(out, 0, size);
+	memcpy(out, &stats, size < sizeof stats ? size : sizeof stats);
+}

@@ -1,0 +1,783 @@
+/* Ports: opened, waited on, run, shut and closed. The turn of the loop, and
+ * what reaches a port from other threads. */
+#include "lib/port.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engines/engine.h"
+#include "engines/unix/unix.h"
+#include "lib/workers.h"
+
+unsigned process_generation;
+_Thread_local char thread_mark;
+
+static pthread_once_t process_once = PTHREAD_ONCE_INIT;
+
+static void forked(void)
+{
+	process_generation++;
+}
+
+/* Once in a process. */
+static void prepare_process(void)
+{
+	pthread_atfork(NULL, NULL, forked);
+	unix_ignore_sigpipe();
+}
+
+int64_t clock_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * PROA_SECOND + now.tv_nsec;
+}
+
+bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
+{
+	if (port->fork_generation != process_generation) {
+		proa_misuse("a port of the parent process was used in a forked child", op);
+		return false;
+	}
+	if (port->owner == NULL) {
+		port->owner = thread_self();
+		return true;
+	}
+	if (port->owner == thread_self())
+		return true;
+	proa_misuse("a local port was used by a thread that is not its own", op);
+	return false;
+}
+
+/* ---- completions ---------------------------------------------------------- */
+
+/* Does it carry something that must be taken back if it is not handed over? */
+static bool is_valued(const struct proa_op *op, int32_t result, uint32_t flags)
+{
+	return (flags & PROA_LENT) != 0 ||
+		((op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) && result >= 0);
+}
+
+void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
+{
+	struct handle *handle;
+
+	if ((flags & PROA_MORE) == 0)
+		op->state_ = OP_READY;
+	port->stats.completed++;
+	if (is_valued(op, result, flags)) {
+		handle = handle_find(port, op->handle_);
+		handle->undelivered++;
+	}
+	ready_push(&port->ready, op, result, flags);
+}
+
+static void take_back(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
+{
+	if (flags & PROA_LENT)
+		pool_revoke(port, op, flags);
+	else
+		proa_discard(port, result);
+}
+
+void ready_purge(struct proa_port *port, proa_handle fd)
+{
+	struct ready *ready = &port->ready;
+	struct handle *handle = handle_find(port, fd);
+	struct proa_completion *c;
+	uint32_t at;
+
+	/* What is spilt has no value to carry but to single accepts and
+	 * receives, whose programs take it with the final completion. */
+	for (at = ready->head; handle->undelivered > 0 && at != ready->tail; at++) {
+		c = &ready->ring[at & ready->mask];
+		if (c->op == NULL || c->op->handle_ != fd || !is_valued(c->op, c->result, c->flags))
+			continue;
+		handle->undelivered--;
+		take_back(port, c->op, c->result, c->flags);
+		if (c->flags & PROA_MORE) {
+			port->stats.completed--;
+			c->op = NULL;
+		} else {
+			c->result = PROA_ECANCELED;
+			c->flags = 0;
+		}
+	}
+}
+
+/* The next completion that is to be handed over. The op of a final one is the
+ * caller's from here on. */
+static bool port_take(struct proa_port *port, struct proa_completion *c)
+{
+	struct proa_op *op;
+
+	do {
+		if (!ready_pop(&port->ready, c))
+			return false;
+	} while (UNLIKELY(c->op == NULL));
+	op = c->op;
+	if (is_valued(op, c->result, c->flags))
+		handle_find(port, op->handle_)->undelivered--;
+	if ((c->flags & PROA_MORE) == 0) {
+		port->in_flight--;
+		if (op->options_ & OPT_COUNTED)
+			port->background--;
+		op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
+		op->state_ = OP_IDLE;
+	}
+	return true;
+}
+
+void proa_dispatch(const struct proa_completion *c)
+{
+	struct proa_port *port = c->op->port;
+	bool outer;
+
+	if (c->op->done_ == NULL)
+		return;
+	outer = port->dispatching;
+	port->dispatching = true;
+	c->op->done_(c->op, c);
+	port->dispatching = outer;
+}
+
+/* Hands over what is ready now, and no more: what callbacks add waits until the
+ * system has been looked at. */
+static int port_dispatch(struct proa_port *port)
+{
+	uint32_t count = port->ready.tail - port->ready.head + port->ready.spilt_count;
+	struct proa_completion c;
+	int n = 0;
+
+	port->dispatching = true;
+	while (count-- > 0 && port_take(port, &c)) {
+		n++;
+		if (c.op->done_ != NULL)
+			c.op->done_(c.op, &c);
+		if (UNLIKELY(atomic_load_explicit(&port->stopped, memory_order_relaxed)))
+			break;
+	}
+	port->dispatching = false;
+	return n;
+}
+
+/* ---- from other threads --------------------------------------------------- */
+
+void port_notify(struct proa_port *port)
+{
+	/* Pairs with the fence in port_sleep(): either it sees what we have
+	 * queued, or we see that it sleeps. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (atomic_load_explicit(&port->asleep, memory_order_relaxed) &&
+		atomic_exchange(&port->asleep, false))
+		unix_wake(port->wake_write);
+}
+
+void port_wake_drain(struct proa_port *port)
+{
+	unix_wake_drain(port->wake_handle);
+}
+
+void proa_wake(struct proa_port *port)
+{
+	atomic_store(&port->woken, true);
+	port_notify(port);
+}
+
+void proa_stop(struct proa_port *port)
+{
+	atomic_store(&port->stopped, true);
+	port_notify(port);
+}
+
+void proa_port_shut(struct proa_port *port)
+{
+	atomic_store(&port->shut_asked, true);
+	port_notify(port);
+}
+
+static void push(_Atomic(struct proa_op *) *stack, struct proa_op *op)
+{
+	struct proa_op *top = atomic_load_explicit(stack, memory_order_relaxed);
+
+	do {
+		flight(op)->is.behind = top;
+	} while (!atomic_compare_exchange_weak_explicit(
+		stack, &top, op, memory_order_release, memory_order_relaxed));
+}
+
+/* Empties a stack; the oldest first. */
+static struct proa_op *take_all(_Atomic(struct proa_op *) *stack)
+{
+	struct proa_op *op, *next, *list = NULL;
+
+	if (atomic_load_explicit(stack, memory_order_relaxed) == NULL)
+		return NULL;
+	for (op = atomic_exchange_explicit(stack, NULL, memory_order_acquire); op != NULL; op = next) {
+		next = flight(op)->is.behind;
+		flight(op)->is.behind = list;
+		list = op;
+	}
+	return list;
+}
+
+void port_finished(struct proa_port *port, struct proa_op *op)
+{
+	push(&port->finished, op);
+	port_notify(port);
+}
+
+void proa_post(struct proa_port *port, struct proa_op *op, int32_t result, proa_done_fn *done)
+{
+	if (op->state_ != OP_IDLE) {
+		proa_misuse("an op was posted while in flight", op);
+		return;
+	}
+	op->port = port;
+	op->done_ = done;
+	op->kind_ = PROA_OP_NONE;
+	op->handle_ = PROA_NO_HANDLE;
+	op->options_ = 0;
+	op->next_ = NULL;
+	op->timeout_ = op->deadline_ = PROA_FOREVER;
+	op->state_ = OP_POSTED;
+	flight(op)->moved = (uint64_t)(int64_t)result;
+	atomic_fetch_add_explicit(&port->posts_pending, 1, memory_order_relaxed);
+	push(&port->posted, op);
+	port_notify(port);
+}
+
+static void take_posts(struct proa_port *port)
+{
+	struct proa_op *op, *next;
+
+	for (op = take_all(&port->posted); op != NULL; op = next) {
+		int32_t result = (int32_t)(int64_t)flight(op)->moved;
+
+		next = flight(op)->is.behind;
+		flight(op)->moved = 0;
+		port->in_flight++;
+		port->stats.posts++;
+		atomic_fetch_sub_explicit(&port->posts_pending, 1, memory_order_relaxed);
+		port_complete(port, op, port->shut ? PROA_ECANCELED : result, 0);
+	}
+}
+
+static void take_finished(struct proa_port *port)
+{
+	struct proa_op *op, *next;
+
+	for (op = take_all(&port->finished); op != NULL; op = next) {
+		next = flight(op)->is.behind;
+		op_stepped(port, op, op->kind_ == PROA_OP_RESOLVE ? resolve_finish(op) : (int32_t)op->flags_,
+			STEP_IS_FINAL);
+	}
+}
+
+static bool outside_waits(struct proa_port *port)
+{
+	return atomic_load_explicit(&port->posted, memory_order_relaxed) != NULL ||
+		atomic_load_explicit(&port->finished, memory_order_relaxed) != NULL ||
+		atomic_load_explicit(&port->signalled, memory_order_relaxed) != 0 ||
+		atomic_load_explicit(&port->returns, memory_order_relaxed) ||
+		atomic_load_explicit(&port->woken, memory_order_relaxed) ||
+		atomic_load_explicit(&port->stopped, memory_order_relaxed) ||
+		(atomic_load_explicit(&port->shut_asked, memory_order_relaxed) && !port->shut);
+}
+
+static void take_outside(struct proa_port *port)
+{
+	if (atomic_load_explicit(&port->shut_asked, memory_order_relaxed) && !port->shut) {
+		port->shut = true;
+		port_cancel_all(port);
+	}
+	if (atomic_load_explicit(&port->signalled, memory_order_relaxed) != 0)
+		signals_deliver(port, atomic_exchange(&port->signalled, 0));
+	if (atomic_load_explicit(&port->returns, memory_order_relaxed)) {
+		atomic_store(&port->returns, false);
+		pool_drain_returns(port);
+	}
+	take_finished(port);
+	take_posts(port);
+	port_begin_next(port);
+}
+
+/* ---- the turn ------------------------------------------------------------- */
+
+static void fire_timers(struct proa_port *port)
+{
+	struct proa_op *op;
+	int64_t due;
+
+	while ((op = timer_take(&port->timers, port->now, &due)) != NULL)
+		op_timer(port, op, due);
+}
+
+static bool port_drained(struct proa_port *port)
+{
+	return port->in_flight == 0 && atomic_load(&port->posts_pending) == 0;
+}
+
+/* How long the engine may wait: until `until`, or the first timer. */
+static int64_t port_patience(struct proa_port *port, int64_t until)
+{
+	int64_t first = timer_next(&port->timers);
+
+	if (!ready_empty(&port->ready) || until == 0 || port->backlog != NULL || (port->shut && port_drained(port)))
+		return 0;
+	if (first < until)
+		until = first;
+	if (until == PROA_FOREVER)
+		return PROA_FOREVER;
+	port->now = clock_now();
+	return until > port->now ? until - port->now : 0;
+}
+
+/* One look at the system, sleeping until `until` (0: not at all) if nothing is
+ * ready. */
+static void port_turn(struct proa_port *port, int64_t until)
+{
+	int64_t patience;
+
+	take_outside(port);
+	if (port->backlog != NULL)
+		port_drain_backlog(port);
+	patience = port_patience(port, until);
+	if (patience > 0) {
+		atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
+		atomic_thread_fence(memory_order_seq_cst);
+		if (outside_waits(port))
+			patience = 0;
+	}
+	port->engine->turn(port, patience);
+	atomic_store_explicit(&port->asleep, false, memory_order_relaxed);
+	port->now = clock_now();
+	if (timer_next(&port->timers) <= port->now)
+		fire_timers(port);
+	if (outside_waits(port))
+		take_outside(port);
+	port_begin_next(port);
+}
+
+void port_wait_quietly(struct proa_port *port)
+{
+	port->engine->turn(port, PROA_MILLISECOND);
+	port->now = clock_now();
+	take_outside(port);
+	if (port->backlog != NULL)
+		port_drain_backlog(port);
+}
+
+/* Before control goes back to another loop: everything is with the system, and
+ * its descriptor says whether there is more to do. */
+static void port_settle(struct proa_port *port)
+{
+	int64_t first;
+
+	port->engine->turn(port, 0);
+	first = timer_next(&port->timers);
+	unix_outer_arm(port, first);
+	port->kicked = false;
+	atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!ready_empty(&port->ready) || port->backlog != NULL || outside_waits(port))
+		port_kick(port);
+}
+
+void port_kick(struct proa_port *port)
+{
+	if (port->kicked)
+		return;
+	port->kicked = true;
+	unix_wake(port->wake_write);
+}
+
+static int64_t until_when(int64_t timeout)
+{
+	int64_t now;
+
+	if (timeout <= 0)
+		return 0;
+	if (timeout == PROA_FOREVER)
+		return PROA_FOREVER;
+	now = clock_now();
+	return timeout > PROA_FOREVER - now ? PROA_FOREVER : now + timeout;
+}
+
+/* Waits for completions: 1 when there are any, 0 if time is up or somebody woke
+ * (or, if that counts here, stopped) us, or PROA_ESHUTDOWN. */
+static int port_await(struct proa_port *port, int64_t until, bool stoppable)
+{
+	for (;;) {
+		if (port->shut && port_drained(port))
+			return PROA_ESHUTDOWN;
+		port_turn(port, until);
+		if (!ready_empty(&port->ready))
+			return 1;
+		if (atomic_load_explicit(&port->woken, memory_order_relaxed) &&
+			atomic_exchange(&port->woken, false))
+			return 0;
+		if (stoppable && atomic_load_explicit(&port->stopped, memory_order_relaxed))
+			return 0;
+		if (port->shut && port_drained(port))
+			return PROA_ESHUTDOWN;
+		if (until != PROA_FOREVER && (until == 0 || clock_now() >= until))
+			return 0;
+	}
+}
+
+int proa_wait(struct proa_port *port, struct proa_completion *out, int max, int64_t timeout)
+{
+	int64_t until = until_when(timeout);
+	int n, ready;
+
+	if (max <= 0 || !port_enter(port, NULL))
+		return PROA_EINVAL;
+	for (n = 0; n == 0;) {
+		ready = port_await(port, until, false);
+		if (ready <= 0) {
+			n = ready;
+			break;
+		}
+		while (n < max && port_take(port, &out[n]))
+			n++;
+	}
+	if (port->external)
+		port_settle(port);
+	return n;
+}
+
+int proa_run_once(struct proa_port *port, int64_t timeout)
+{
+	int n;
+
+	if (!port_enter(port, NULL))
+		return PROA_EINVAL;
+	if (port->dispatching)
+		return PROA_EBUSY;
+	if (atomic_exchange(&port->stopped, false))
+		return PROA_ECANCELED;
+	n = port_await(port, until_when(timeout), true);
+	if (n > 0)
+		n = port_dispatch(port);
+	if (atomic_load_explicit(&port->stopped, memory_order_relaxed) && n == 0)
+		n = atomic_exchange(&port->stopped, false) ? PROA_ECANCELED : 0;
+	if (port->external)
+		port_settle(port);
+	return n;
+}
+
+int proa_run(struct proa_port *port)
+{
+	int n;
+
+	if (!port_enter(port, NULL))
+		return PROA_EINVAL;
+	if (port->dispatching)
+		return PROA_EBUSY;
+	for (;;) {
+		if (atomic_exchange(&port->stopped, false)) {
+			n = PROA_ECANCELED;
+			break;
+		}
+		if (!port->shut && !atomic_load(&port->shut_asked) &&
+			port->in_flight == port->background && atomic_load(&port->posts_pending) == 0) {
+			n = 0;
+			break;
+		}
+		n = port_await(port, PROA_FOREVER, true);
+		if (n < 0)
+			break;
+		if (n > 0)
+			port_dispatch(port);
+	}
+	if (port->external)
+		port_settle(port);
+	return n;
+}
+
+/* ---- life ----------------------------------------------------------------- */
+
+static _Thread_local char open_why[512];
+
+const char *proa_port_open_why(void)
+{
+	return open_why;
+}
+
+static int read_options(const struct proa_port_options *given, size_t size,
+	struct proa_port_options *options)
+{
+	const char *beyond = (const char *)given + sizeof *options;
+	size_t i;
+
+	memset(options, 0, sizeof *options);
+	if (given == NULL)
+		return 0;
+	for (i = sizeof *options; i < size; i++)
+		if (*beyond++ != 0)
+			return PROA_EINVAL;
+	if (size < sizeof given->engine)
+		return PROA_EINVAL;
+	memcpy(options, given, size < sizeof *options ? size : sizeof *options);
+	return 0;
+}
+
+#define ENTRIES_MOST 32768u
+
+int proa_port_open_sized(const struct proa_port_options *given, size_t size, struct proa_port **out)
+{
+	struct proa_port_options options;
+	struct proa_port *port;
+	int error;
+
+	pthread_once(&process_once, prepare_process);
+	*out = NULL;
+	open_why[0] = '\0';
+	if (read_options(given, size, &options) < 0) {
+		snprintf(open_why, sizeof open_why,
+			"the options are %zu bytes, and use members that this version (%zu bytes) does not have",
+			size, sizeof options);
+		return PROA_EINVAL;
+	}
+	if (options.entries > ENTRIES_MOST) {
+		snprintf(open_why, sizeof open_why, "%u entries are asked for, and %u are the most",
+			options.entries, ENTRIES_MOST);
+		return PROA_EINVAL;
+	}
+	if (options.mode != PROA_LOCAL) {
+		snprintf(open_why, sizeof open_why, "shared ports are not available in this version");
+		return options.mode == PROA_SHARED ? PROA_ENOSYS : PROA_EINVAL;
+	}
+	port = calloc(1, sizeof *port);
+	if (port == NULL) {
+		snprintf(open_why, sizeof open_why, "no memory for a port");
+		return PROA_ENOMEM;
+	}
+	port->fork_generation = process_generation;
+	port->max_inflight = options.max_inflight;
+	port->worker_limit = options.workers == 0 ? 4 : options.workers;
+	port->outer = port->outer_timer = -1;
+	port->beginning_end = &port->beginning;
+	port->now = clock_now();
+	error = unix_wake_open(&port->wake_handle, &port->wake_write);
+	if (error < 0) {
+		snprintf(open_why, sizeof open_why, "no descriptor to wake up by: %s", proa_error_text(error));
+		free(port);
+		return error;
+	}
+	error = ready_reserve(&port->ready) ? engine_choose(port, &options, open_why, sizeof open_why)
+	                                    : PROA_ENOMEM;
+	if (error < 0) {
+		unix_wake_close(port->wake_handle, port->wake_write);
+		ready_free(&port->ready);
+		free(port);
+		return error;
+	}
+	*out = port;
+	return 0;
+}
+
+static void port_free(struct proa_port *port)
+{
+	handles_free(port);
+	timers_free(&port->timers);
+	ready_free(&port->ready);
+	free(port);
+}
+
+int proa_port_close(struct proa_port *port)
+{
+	if (port == NULL)
+		return 0;
+	if (port->dispatching)
+		return PROA_EBUSY;
+	if (port->fork_generation != process_generation) {
+		proa_misuse("a port of the parent process was closed in a forked child", NULL);
+		return PROA_EINVAL;
+	}
+	port->owner = thread_self();
+	proa_port_shut(port);
+	while (port_await(port, PROA_FOREVER, false) != PROA_ESHUTDOWN) {
+		atomic_store(&port->stopped, false);
+		port_dispatch(port);
+	}
+	workers_free(port->workers);
+	signals_forget(port);
+	pools_detach(port);
+	port->engine->close(port);
+	unix_outer_close(port);
+	unix_wake_close(port->wake_handle, port->wake_write);
+	port_free(port);
+	return 0;
+}
+
+int64_t proa_now(const struct proa_port *port)
+{
+	return port->now;
+}
+
+size_t proa_in_flight(const struct proa_port *port)
+{
+	return port->in_flight + atomic_load(&((struct proa_port *)(uintptr_t)port)->posts_pending);
+}
+
+proa_handle proa_port_descriptor(struct proa_port *port)
+{
+	int inner;
+
+	if (!port_enter(port, NULL))
+		return PROA_NO_HANDLE;
+	if (port->external)
+		return port->outer;
+	inner = port->engine->descriptor(port);
+	if (inner < 0 || unix_outer_open(port, inner) < 0)
+		return PROA_NO_HANDLE;
+	port->external = true;
+	port_settle(port);
+	return port->outer;
+}
+
+const char *proa_engine_name(const struct proa_port *port)
+{
+	return port->engine->name;
+}
+
+const char *proa_engine_why(const struct proa_port *port)
+{
+	return port->why;
+}
+
+int proa_supports(const struct proa_port *port, enum proa_feature what)
+{
+	return (port->features >> what & 1u) != 0;
+}
+
+void proa_port_stats_sized(const struct proa_port *port, struct proa_port_stats *out, size_t size)
+{
+	memset(out, 0, size);
+	memcpy(out, &port->stats, size < sizeof port->stats ? size : sizeof port->stats);
+}
+
+void proa_blocking_begin(struct proa_port *port)
+{
+	(void)port; /* a local port has no other thread to let in */
+}
+
+void proa_blocking_end(struct proa_port *port)
+{
+	(void)port;
+}
+
+/* ---- fork ----------------------------------------------------------------- */
+
+typedef void told_fn(struct proa_op *op, void *data);
+
+static void make_idle(struct proa_op *op, told_fn *each, void *data)
+{
+	op->state_ = OP_IDLE;
+	op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
+	op->timer_ = 0;
+	op->next_ = NULL;
+	if (each != NULL)
+		each(op, data);
+}
+
+static void idle_list(struct proa_op **list, told_fn *each, void *data)
+{
+	struct proa_op *op;
+
+	while ((op = *list) != NULL) {
+		list_remove(list, op);
+		make_idle(op, each, data);
+	}
+}
+
+/* Every op in flight becomes idle, wherever it is. */
+static void idle_all(struct proa_port *port, told_fn *each, void *data)
+{
+	struct proa_completion c;
+	struct handle *handle;
+	struct proa_op *op, *next;
+	int fd;
+
+	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+		handle = handle_find(port, fd);
+		if (handle->state & HANDLE_PRIVATE) /* its op is on another list as well */
+			handle->sends = NULL;
+		idle_list(&handle->sends, each, data);
+		idle_list(&handle->recvs, each, data);
+		idle_list(&handle->others, each, data);
+	}
+	for (int i = 0; i < LOOSE_LISTS; i++)
+		idle_list(&port->loose[i], each, data);
+	while (ready_pop(&port->ready, &c))
+		if (c.op != NULL && (c.flags & PROA_MORE) == 0)
+			make_idle(c.op, each, data);
+	for (op = take_all(&port->posted); op != NULL; op = next) {
+		next = flight(op)->is.behind;
+		make_idle(op, each, data);
+	}
+}
+
+/* What a forked child can let go of without touching what it shares. */
+static void port_strip(struct proa_port *port, told_fn *each, void *data)
+{
+	idle_all(port, each, data);
+	port->engine->abandon(port);
+	workers_abandon(port->workers);
+	port->workers = NULL;
+	pools_detach(port);
+	unix_outer_close(port);
+	unix_wake_close(port->wake_handle, port->wake_write);
+	handles_free(port);
+	timers_free(&port->timers);
+	ready_free(&port->ready);
+}
+
+void proa_port_abandon(struct proa_port *port)
+{
+	if (port->fork_generation == process_generation) {
+		proa_misuse("a port was abandoned outside of a forked child", NULL);
+		return;
+	}
+	port_strip(port, NULL, NULL);
+	free(port);
+}
+
+int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
+{
+	struct proa_port_options options = { .engine = NULL };
+	struct proa_pool *pools = port->pools;
+	char why[sizeof port->why];
+	int error;
+
+	if (port->fork_generation == process_generation)
+		return PROA_EINVAL;
+	port_strip(port, each, data);
+	options.engine = port->engine->name;
+	options.max_inflight = port->max_inflight;
+	options.workers = port->worker_limit;
+	memcpy(why, port->why, sizeof why);
+	memset(port, 0, sizeof *port);
+	port->fork_generation = process_generation;
+	port->max_inflight = options.max_inflight;
+	port->worker_limit = options.workers;
+	port->outer = port->outer_timer = -1;
+	port->beginning_end = &port->beginning;
+	port->now = clock_now();
+	port->owner = thread_self();
+	error = unix_wake_open(&port->wake_handle, &port->wake_write);
+	if (error < 0)
+		return error;
+	if (!ready_reserve(&port->ready))
+		return PROA_ENOMEM;
+	error = engine_choose(port, &options, open_why, sizeof open_why);
+	memcpy(port->why, why, sizeof why);
+	if (error == 0)
+		pools_adopt(port, pools);
+	return error;
+}

@@ -1,0 +1,393 @@
+/* Look-ups of names. The system's resolver blocks, for half a minute if a name
+ * server does not answer, and can't be interrupted. So it runs on threads that
+ * no port owns, on a copy of the query: an op that is cancelled leaves its
+ * look-up behind, and the thread throws it away when the resolver returns.
+ *
+ * One lock guards it all. port_finished() is called with it held, and
+ * resolve_finish() takes it: a port can't end and be freed while port_finished()
+ * is still at work on it.
+ *
+ * A thread ends when the queue is empty: making one costs little beside what a
+ * look-up costs. Each that ends joins the one that ended before it, and the
+ * last is joined at exit, so that none is ever reported as leaked. */
+#include "lib/workers.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "lib/port.h"
+
+enum lookup_state {
+	LOOKUP_QUEUED,
+	LOOKUP_RUNNING,   /* a thread is in the system's resolver */
+	LOOKUP_ABANDONED, /* the same, and nobody wants to know */
+	LOOKUP_DONE,      /* port_finished() has been called */
+};
+
+struct lookup {
+	struct lookup *prev, *next; /* all there are: a forked child frees them */
+	struct lookup *behind;      /* the queue */
+	enum lookup_state state;
+	struct proa_port *port;
+	struct proa_op *op;
+	int32_t result;
+	struct addrinfo *found;
+	const char *host, *service; /* NULL, or in `text` */
+	char text[];
+};
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t quiet; /* a thread has begun a look-up, or ended */
+	struct lookup *all, *queue, **queue_end;
+	unsigned threads, looking; /* there are, and are in the system's resolver */
+	pthread_t ended;           /* the last thread that ended, not joined yet */
+	bool has_ended, closed;
+} pool = {
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+	.quiet = PTHREAD_COND_INITIALIZER,
+	.queue_end = &pool.queue,
+};
+
+int (*resolve_system)(const char *host, const char *service, const struct addrinfo *hints,
+	struct addrinfo **out) = getaddrinfo;
+
+/* ---- look-ups ------------------------------------------------------------------ */
+
+static struct lookup *lookup_make(const struct proa_query *query)
+{
+	size_t host = query->host == NULL ? 0 : strlen(query->host) + 1;
+	size_t service = query->service == NULL ? 0 : strlen(query->service) + 1;
+	struct lookup *lookup = calloc(1, sizeof *lookup + host + service);
+
+	if (lookup == NULL)
+		return NULL;
+	if (host > 0)
+		lookup->host = memcpy(lookup->text, query->host, host);
+	if (service > 0)
+		lookup->service = memcpy(lookup->text + host, query->service, service);
+	return lookup;
+}
+
+/* The lock is held. */
+static void lookup_enlist(struct lookup *lookup)
+{
+	lookup->next = pool.all;
+	if (pool.all != NULL)
+		pool.all->prev = lookup;
+	pool.all = lookup;
+}
+
+static void lookup_unlist(struct lookup *lookup)
+{
+	if (lookup->prev != NULL)
+		lookup->prev->next = lookup->next;
+	else
+		pool.all = lookup->next;
+	if (lookup->next != NULL)
+		lookup->next->prev = lookup->prev;
+}
+
+static void lookup_free(struct lookup *lookup)
+{
+	if (lookup->found != NULL)
+		freeaddrinfo(lookup->found);
+	free(lookup);
+}
+
+static void unqueue(struct lookup **link)
+{
+	struct lookup *lookup = *link;
+
+	*link = lookup->behind;
+	if (*link == NULL)
+		pool.queue_end = link;
+}
+
+/* Our code for one of getaddrinfo(3)'s; `system_errno` is what it left. */
+static int32_t code_of(int code, int system_errno)
+{
+	int32_t error;
+
+	switch (code) {
+	case 0:
+		return 0;
+	case EAI_NONAME:
+	case EAI_SERVICE:
+#ifdef EAI_NODATA
+	case EAI_NODATA:
+#endif
+#ifdef EAI_ADDRFAMILY
+	case EAI_ADDRFAMILY:
+#endif
+		return PROA_ENONAME;
+	case EAI_AGAIN:
+		return PROA_EAGAIN;
+	case EAI_MEMORY:
+		return PROA_ENOMEM;
+	case EAI_SYSTEM:
+		error = proa_error_from_system((unsigned long)system_errno);
+		return error < 0 ? error : PROA_EIO;
+	default:
+		return PROA_EIO;
+	}
+}
+
+/* On the resolver's thread, without the lock. No AI_ADDRCONFIG: it would hide
+ * "localhost" from a machine that has no network. One type of socket, or each
+ * address came three times. */
+static void lookup_run(struct lookup *lookup)
+{
+	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
+	int code = resolve_system(lookup->host, lookup->service, &hints, &lookup->found);
+
+	if (code == EAI_SERVICE) { /* some services are known for datagrams alone */
+		hints.ai_socktype = SOCK_DGRAM;
+		code = resolve_system(lookup->host, lookup->service, &hints, &lookup->found);
+	}
+	lookup->result = code_of(code, errno);
+	if (code != 0)
+		lookup->found = NULL;
+}
+
+/* ---- threads ------------------------------------------------------------------- */
+
+/* Runs the queue's head. The lock is held, before and after. */
+static void serve_one(void)
+{
+	struct lookup *lookup = pool.queue;
+
+	unqueue(&pool.queue);
+	lookup->state = LOOKUP_RUNNING;
+	pool.looking++;
+	pthread_cond_broadcast(&pool.quiet);
+	pthread_mutex_unlock(&pool.lock);
+	lookup_run(lookup);
+	pthread_mutex_lock(&pool.lock);
+	pool.looking--;
+	if (lookup->state == LOOKUP_ABANDONED) {
+		lookup_unlist(lookup);
+		lookup_free(lookup);
+		return;
+	}
+	lookup->state = LOOKUP_DONE;
+	port_finished(lookup->port, lookup->op);
+}
+
+static void *resolver_main(void *argument)
+{
+	pthread_t before = pthread_self();
+	bool join;
+
+	(void)argument;
+	pthread_mutex_lock(&pool.lock);
+	while (pool.queue != NULL && !pool.closed)
+		serve_one();
+	join = pool.has_ended;
+	if (join)
+		before = pool.ended;
+	pool.ended = pthread_self();
+	pool.has_ended = true;
+	pool.threads--;
+	pthread_cond_broadcast(&pool.quiet);
+	pthread_mutex_unlock(&pool.lock);
+	if (join)
+		pthread_join(before, NULL);
+	return NULL;
+}
+
+/* One more thread, all signals blocked. The lock is held. */
+static bool thread_add(void)
+{
+	sigset_t all, before;
+	pthread_t thread;
+	int code;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	code = pthread_create(&thread, NULL, resolver_main, NULL);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (code == 0)
+		pool.threads++;
+	return code == 0;
+}
+
+/* At exit, or when the library is unloaded. A thread in the system's resolver
+ * can't be stopped, and is left to the end of the process. The lock may be the
+ * very one that a thread held when a signal handler called exit(): hence a
+ * limit to the wait. */
+__attribute__((destructor)) static void pool_close(void)
+{
+	struct timespec limit;
+
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec++;
+	if (pthread_mutex_timedlock(&pool.lock, &limit) != 0)
+		return;
+	pool.closed = true;
+	while (pool.threads > pool.looking)
+		if (pthread_cond_timedwait(&pool.quiet, &pool.lock, &limit) != 0)
+			break;
+	if (pool.has_ended && !pthread_equal(pool.ended, pthread_self()))
+		pthread_join(pool.ended, NULL);
+	pool.has_ended = false;
+	pthread_mutex_unlock(&pool.lock);
+}
+
+/* ---- fork ---------------------------------------------------------------------- */
+
+static void before_fork(void)
+{
+	pthread_mutex_lock(&pool.lock);
+}
+
+static void parent_after_fork(void)
+{
+	pthread_mutex_unlock(&pool.lock);
+}
+
+/* The threads are the parent's, and so are the ops: begin afresh. What the
+ * resolver itself had in hand is lost. */
+static void child_after_fork(void)
+{
+	struct lookup *next;
+
+	for (; pool.all != NULL; pool.all = next) {
+		next = pool.all->next;
+		if (pool.all->state != LOOKUP_DONE)
+			pool.all->found = NULL; /* half written, maybe */
+		lookup_free(pool.all);
+	}
+	pool.queue = NULL;
+	pool.queue_end = &pool.queue;
+	pool.threads = pool.looking = 0;
+	pool.has_ended = false;
+	pool.quiet = (pthread_cond_t)PTHREAD_COND_INITIALIZER; /* no one waits now */
+	pthread_mutex_unlock(&pool.lock);
+}
+
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int fork_error;
+
+static void watch_forks(void)
+{
+	fork_error = pthread_atfork(before_fork, parent_after_fork, child_after_fork);
+}
+
+/* ---- ops ----------------------------------------------------------------------- */
+
+static struct lookup *lookup_of(const struct proa_op *op)
+{
+	return (struct lookup *)(uintptr_t)op->argument_;
+}
+
+int resolve_begin(struct proa_port *port, struct proa_op *op)
+{
+	const struct proa_query *query = op->buffer_;
+	struct lookup *lookup, **link;
+	bool served;
+
+	if (query == NULL || query->found == NULL || query->room == 0 ||
+		(query->host == NULL && query->service == NULL))
+		return PROA_EINVAL;
+	pthread_once(&fork_once, watch_forks);
+	lookup = fork_error == 0 ? lookup_make(query) : NULL;
+	if (lookup == NULL)
+		return PROA_ENOMEM;
+	lookup->port = port;
+	lookup->op = op;
+	op->argument_ = (uint64_t)(uintptr_t)lookup;
+	pthread_mutex_lock(&pool.lock);
+	lookup_enlist(lookup);
+	link = pool.queue_end;
+	*link = lookup;
+	pool.queue_end = &lookup->behind;
+	/* Threads that are not in the resolver come to the queue anyway, but
+	 * there may be more in it than they are. */
+	served = (pool.threads < RESOLVER_THREADS && thread_add()) || pool.threads > 0;
+	if (!served) {
+		unqueue(link);
+		lookup_unlist(lookup);
+		lookup_free(lookup);
+	}
+	pthread_mutex_unlock(&pool.lock);
+	return served ? 0 : PROA_EAGAIN;
+}
+
+static bool is_among(const struct proa_address *addresses, int32_t count,
+	const struct addrinfo *one)
+{
+	for (int32_t i = 0; i < count; i++)
+		if (addresses[i].length == one->ai_addrlen &&
+			memcmp(&addresses[i].to, one->ai_addr, one->ai_addrlen) == 0)
+			return true;
+	return false;
+}
+
+/* Fills the query: the system's order, each address once, as many as fit. */
+static int32_t fill(const struct proa_query *query, const struct addrinfo *found)
+{
+	uint32_t room = query->room > INT32_MAX ? INT32_MAX : query->room;
+	int32_t count = 0;
+
+	for (; found != NULL && (uint32_t)count < room; found = found->ai_next) {
+		struct proa_address *address = &query->found[count];
+
+		if (found->ai_addrlen > sizeof address->to || is_among(query->found, count, found))
+			continue;
+		memset(address, 0, sizeof *address);
+		address->length = (uint32_t)found->ai_addrlen;
+		memcpy(&address->to, found->ai_addr, found->ai_addrlen);
+		count++;
+	}
+	return count > 0 ? count : PROA_ENONAME;
+}
+
+int32_t resolve_finish(struct proa_op *op)
+{
+	struct lookup *lookup = lookup_of(op);
+	int32_t result;
+
+	pthread_mutex_lock(&pool.lock);
+	assert(lookup->state == LOOKUP_DONE);
+	lookup_unlist(lookup);
+	pthread_mutex_unlock(&pool.lock);
+	op->argument_ = 0;
+	result = lookup->result < 0 ? lookup->result : fill(op->buffer_, lookup->found);
+	lookup_free(lookup);
+	return result;
+}
+
+/* Takes a look-up that no thread has begun away. The lock is held. */
+static void withdraw(struct lookup *lookup)
+{
+	struct lookup **link = &pool.queue;
+
+	while (*link != lookup)
+		link = &(*link)->behind;
+	unqueue(link);
+	lookup_unlist(lookup);
+	lookup_free(lookup);
+}
+
+bool resolve_abandon(struct proa_op *op)
+{
+	struct lookup *lookup = lookup_of(op);
+	bool abandoned;
+
+	pthread_mutex_lock(&pool.lock);
+	assert(lookup->state != LOOKUP_ABANDONED);
+	abandoned = lookup->state != LOOKUP_DONE;
+	if (lookup->state == LOOKUP_RUNNING)
+		lookup->state = LOOKUP_ABANDONED;
+	else if (lookup->state == LOOKUP_QUEUED)
+		withdraw(lookup);
+	pthread_mutex_unlock(&pool.lock);
+	if (abandoned)
+		op->argument_ = 0;
+	return abandoned;
+}

@@ -1,0 +1,108 @@
+/* Timers, many at once: all armed, all moved in random order, all cancelled in
+ * random order, then all armed again and fired. What is timed is CPU. */
+#ifndef PROA_BENCH_TIMER_PHASES_H
+#define PROA_BENCH_TIMER_PHASES_H
+
+#include <unistd.h>
+
+#include "../measure.h"
+#include "peer.h"
+
+enum timer_phase { TIMER_ARM, TIMER_MOVE, TIMER_CANCEL, TIMER_FIRE, TIMER_PHASES };
+
+struct timer_phases {
+	struct proa_port *port;
+	struct proa_op *timers;
+	uint32_t *order; /* a random one */
+	uint32_t count;
+	uint64_t seed, ended;
+	int64_t ns[TIMER_PHASES]; /* of all of them */
+};
+
+static inline void timer_ended(struct proa_op *op, const struct proa_completion *c)
+{
+	struct timer_phases *phases = op->data;
+
+	phases->ended += c->result == 0 || c->result == PROA_ECANCELED;
+}
+
+/* `least` and up to `spread` more. */
+static inline int64_t timer_delay(struct timer_phases *phases, int64_t least, int64_t spread)
+{
+	uint64_t steps = measure_random(&phases->seed) >> 32;
+
+	return least + (int64_t)(steps % (uint64_t)(spread / PROA_MILLISECOND)) * PROA_MILLISECOND;
+}
+
+static inline void timers_arm(struct timer_phases *phases, int64_t least, int64_t spread)
+{
+	for (uint32_t i = 0; i < phases->count; i++) {
+		proa_prep_timer(&phases->timers[i], timer_delay(phases, least, spread));
+		proa_submit(&phases->timers[i], timer_ended);
+	}
+}
+
+static inline int timers_prepare(
+	struct timer_phases *phases, struct proa_port *port, uint32_t count)
+{
+	memset(phases, 0, sizeof *phases);
+	phases->port = port;
+	phases->count = count;
+	phases->seed = 42;
+	phases->timers = malloc(count * sizeof *phases->timers);
+	phases->order = malloc(count * sizeof *phases->order);
+	if (phases->timers == NULL || phases->order == NULL)
+		return PROA_ENOMEM;
+	for (uint32_t i = 0; i < count; i++) {
+		proa_op_init(&phases->timers[i], port, phases);
+		phases->order[i] = i;
+	}
+	for (uint32_t i = count; i-- > 1;) {
+		uint32_t j = (uint32_t)(measure_random(&phases->seed) % (i + 1));
+		uint32_t kept = phases->order[i];
+
+		phases->order[i] = phases->order[j];
+		phases->order[j] = kept;
+	}
+	return 0;
+}
+
+/* Fills phases->ns in. 0, or an error: also when a timer was lost. */
+static inline int timers_measure(
+	struct timer_phases *phases, struct proa_port *port, uint32_t count)
+{
+	const int64_t hour = 3600 * PROA_SECOND;
+	int error = timers_prepare(phases, port, count);
+	int64_t at;
+
+	if (error < 0)
+		goto out;
+	at = measure_cpu();
+	timers_arm(phases, hour, hour);
+	phases->ns[TIMER_ARM] = measure_cpu() - at;
+
+	at = measure_cpu();
+	for (uint32_t i = 0; i < count; i++)
+		proa_timer_move(&phases->timers[phases->order[i]], timer_delay(phases, hour, hour));
+	phases->ns[TIMER_MOVE] = measure_cpu() - at;
+
+	at = measure_cpu(); /* with the completions that tell of it */
+	for (uint32_t i = 0; i < count; i++)
+		proa_cancel(&phases->timers[phases->order[i]]);
+	proa_run(port);
+	phases->ns[TIMER_CANCEL] = measure_cpu() - at;
+
+	timers_arm(phases, PROA_MILLISECOND, PROA_SECOND);
+	usleep(1100000); /* until all are due: the wait itself is not what is measured */
+	at = measure_cpu();
+	proa_run(port);
+	phases->ns[TIMER_FIRE] = measure_cpu() - at;
+	if (phases->ended != 2 * (uint64_t)count)
+		error = PROA_EIO;
+out:
+	free(phases->timers);
+	free(phases->order);
+	return error;
+}
+
+#endif

@@ -1,0 +1,173 @@
+/* Runs seeds, each in a child process with a limit in time, on each engine. */
+#include "random.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct profile {
+	const char *name, *engine, *off;
+};
+
+/* "io_uring-basic" is io_uring without all that newer kernels brought. */
+static const struct profile profiles[] = {
+	{ "io_uring", "io_uring", NULL },
+	{ "io_uring-basic", "io_uring", "all" },
+	{ "epoll", "epoll", NULL },
+	{ "poll", "poll", NULL },
+	{ "select", "select", NULL },
+};
+
+#define PROFILES       (sizeof(profiles) / sizeof(profiles[0]))
+#define DEFAULT_COUNT  40
+#define DEFAULT_STEPS  1500
+#define SECONDS_A_SEED 30
+
+static struct {
+	uint64_t seed;
+	unsigned count, steps;
+	bool verbose, wanted[PROFILES];
+} wishes = { 1, DEFAULT_COUNT, DEFAULT_STEPS, false, { false } };
+
+static int passed, failed, skipped;
+
+static void use_profile(const struct profile *profile)
+{
+	setenv("PROA_ENGINE", profile->engine, 1);
+	if (profile->off != NULL)
+		setenv("PROA_URING_OFF", profile->off, 1);
+}
+
+/* In a child, for this process must not hold a ring. */
+static bool profile_works(const struct profile *profile)
+{
+	struct proa_port *port;
+	pid_t child;
+	int status;
+
+	fflush(NULL);
+	child = fork();
+	if (child < 0)
+		return false;
+	if (child == 0) {
+		alarm(10);
+		use_profile(profile);
+		if (proa_port_open(NULL, &port) == 0) {
+			proa_port_close(port);
+			_exit(0);
+		}
+		printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
+		fflush(stdout);
+		_exit(1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0;
+}
+
+static int time_factor(void)
+{
+	const char *factor = getenv("TEST_TIME_FACTOR");
+
+	return factor != NULL && atoi(factor) > 0 ? atoi(factor) : 1;
+}
+
+/* The child watches its own time and says what hangs; the alarm is for one that
+ * doesn't come back from a call. */
+static bool run_one(const struct profile *profile, uint64_t seed)
+{
+	int status = 0;
+	pid_t child;
+
+	fflush(NULL);
+	child = fork();
+	if (child < 0) {
+		perror("fork");
+		return false;
+	}
+	if (child == 0) {
+		alarm((unsigned)(SECONDS_A_SEED * time_factor()));
+		use_profile(profile);
+		exit(run_seed(profile->name, seed, wishes.steps, wishes.verbose));
+	}
+	waitpid(child, &status, 0);
+	if (status == 0)
+		return true;
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "seed %llu engine %s: %s\n", (unsigned long long)seed,
+			profile->name,
+			WTERMSIG(status) == SIGALRM ? "hangs inside a call"
+						    : strsignal(WTERMSIG(status)));
+	fprintf(stderr, "replay: random --engine %s --seed %llu --count 1 --steps %u -v\n",
+		profile->name, (unsigned long long)seed, wishes.steps);
+	return false;
+}
+
+static void run_profile(const struct profile *profile)
+{
+	int failed_before = failed, passed_before = passed;
+
+	if (!profile_works(profile)) {
+		skipped++;
+		return;
+	}
+	for (unsigned i = 0; i < wishes.count; i++) {
+		if (run_one(profile, wishes.seed + i))
+			passed++;
+		else
+			failed++;
+	}
+	printf("%-14s %d passed, %d failed\n", profile->name, passed - passed_before,
+		failed - failed_before);
+}
+
+static int usage(void)
+{
+	fprintf(stderr, "usage: random [--engine NAME]... [--seed N] [--count N] [--steps N] [-v]\n"
+			"engines: io_uring io_uring-basic epoll poll select\n");
+	return 2;
+}
+
+static bool want_profile(const char *name)
+{
+	for (size_t i = 0; i < PROFILES; i++)
+		if (strcmp(name, profiles[i].name) == 0)
+			return wishes.wanted[i] = true;
+	return false;
+}
+
+static bool read_arguments(int argc, char **argv, bool *any)
+{
+	for (int i = 1; i < argc; i++) {
+		bool has_value = i + 1 < argc;
+
+		if (strcmp(argv[i], "-v") == 0)
+			wishes.verbose = true;
+		else if (has_value && strcmp(argv[i], "--seed") == 0)
+			wishes.seed = strtoull(argv[++i], NULL, 0);
+		else if (has_value && strcmp(argv[i], "--count") == 0)
+			wishes.count = (unsigned)strtoul(argv[++i], NULL, 0);
+		else if (has_value && strcmp(argv[i], "--steps") == 0)
+			wishes.steps = (unsigned)strtoul(argv[++i], NULL, 0);
+		else if (has_value && strcmp(argv[i], "--engine") == 0 && want_profile(argv[i + 1]))
+			*any = (bool)++i;
+		else
+			return false;
+	}
+	return true;
+}
+
+int main(int argc, char **argv)
+{
+	bool any = false;
+
+	if (!read_arguments(argc, argv, &any))
+		return usage();
+	for (size_t i = 0; i < PROFILES; i++)
+		if (!any || wishes.wanted[i])
+			run_profile(&profiles[i]);
+	printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+	return failed > 0;
+}
