@@ -185,22 +185,29 @@ static void emu_cancel(struct proa_port *port, struct proa_op *op)
 	op_stepped(port, op, PROA_ECANCELED, 0);
 }
 
+/* One direction of a handle being served. */
+struct service {
+	int share;
+	bool told; /* the next try is the first since the system's word */
+};
+
 /* Tries one waiting op, a multishot one as long as it gives and may. False:
  * nothing more is to be had in its direction. */
-static bool serve_op(struct proa_port *port, int fd, struct handle *handle, struct proa_op *op, int *share)
+static bool serve_op(struct proa_port *port, int fd, struct handle *handle, struct proa_op *op, struct service *service)
 {
 	uint8_t unready = UNREADY(direction(attempt_events(op)));
 	uint32_t flags = 0;
 	int32_t result;
 
 	while (op->state_ == OP_ACTIVE) {
-		if (*share == 0 || !port_has_room(port)) {
+		if (service->share == 0 || !port_has_room(port)) {
 			make_hot(port, fd, handle);
 			return false;
 		}
-		--*share;
+		service->share--;
 		flags = 0;
-		result = emu_try(port, op, handle, true, &flags);
+		result = emu_try(port, op, handle, service->told, &flags);
+		service->told = false;
 		if (result == PROA_EAGAIN)
 			return op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI;
 		if (result == STEP_TO_WORKER) {
@@ -230,7 +237,7 @@ static bool serve_op(struct proa_port *port, int fd, struct handle *handle, stru
 
 /* Serves a list's ops that wait in the direction of `bits`, oldest first. */
 static void serve_list(struct proa_port *port, int fd, struct handle *handle, struct proa_op **list, uint8_t bits,
-	int *share)
+	struct service *service)
 {
 	struct cursor at = { .next = *list, .outer = port->cursors };
 	struct proa_op *op;
@@ -244,7 +251,7 @@ static void serve_list(struct proa_port *port, int fd, struct handle *handle, st
 		last = op == at.last;
 		at.next = last ? NULL : flight(op)->next;
 		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd && (direction(attempt_events(op)) & bits) &&
-			!serve_op(port, fd, handle, op, share))
+			!serve_op(port, fd, handle, op, service))
 			break;
 		if (last)
 			break;
@@ -285,25 +292,26 @@ static void narrow(struct proa_port *port, int fd, struct handle *handle)
 /* `again`: not on an event's account, but on its own. */
 static void serve(struct proa_port *port, int fd, struct handle *handle, bool again)
 {
-	int share = SHARE;
+	struct service service = { .share = SHARE, .told = !again };
 	uint8_t generation = handle->generation;
 
 	if (handle->state & HANDLE_PRIVATE) {
 		struct proa_op *op = handle->sends;
 
 		if (op != NULL && op->state_ == OP_ACTIVE)
-			serve_op(port, fd, handle, op, &share);
+			serve_op(port, fd, handle, op, &service);
 	} else {
 		if ((handle->engine & EMU_NO_IN) == 0 || again) {
 			if (waits(handle->recvs, EMU_IN))
-				serve_op(port, fd, handle, handle->recvs, &share);
-			serve_list(port, fd, handle, &handle->others, EMU_IN, &share);
+				serve_op(port, fd, handle, handle->recvs, &service);
+			serve_list(port, fd, handle, &handle->others, EMU_IN, &service);
 		}
-		share = SHARE;
+		service.share = SHARE;
+		service.told = !again;
 		if ((handle->engine & EMU_NO_OUT) == 0 || again) {
 			if (waits(handle->sends, EMU_OUT))
-				serve_op(port, fd, handle, handle->sends, &share);
-			serve_list(port, fd, handle, &handle->others, EMU_OUT, &share);
+				serve_op(port, fd, handle, handle->sends, &service);
+			serve_list(port, fd, handle, &handle->others, EMU_OUT, &service);
 		}
 	}
 	if (!world_of(port)->reactor->edge && handle->generation == generation &&
@@ -370,24 +378,15 @@ static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *ha
 {
 	struct world *world = world_of(port);
 
-	if (handle->engine & (EMU_IN | EMU_OUT)) {
+	/* epoll drops a file that is closed by itself, if nobody shares it; poll
+	 * knows nothing of closing. */
+	bool certain = world->reactor->edge && (handle->state & HANDLE_OURS) && (handle->state & HANDLE_CLOSING);
+
+	if (!certain && (handle->engine & (EMU_IN | EMU_OUT))) {
 		port->stats.system_calls++;
 		world->reactor->set(world->backend, fd, handle->generation, registered(handle), 0, true);
 	}
 	handle->engine = 0;
-}
-
-static int32_t emu_shut_handle(struct proa_port *port, struct proa_op *op)
-{
-	struct handle *handle = handle_find(port, op->handle_);
-
-	/* epoll drops a file that is closed by itself, but not one that another
-	 * process shares, and poll knows nothing of closing. */
-	if (!world_of(port)->reactor->edge || (handle->state & HANDLE_OURS) == 0)
-		emu_forget(port, op->handle_, handle);
-	handle->engine = 0;
-	port->stats.system_calls++;
-	return unix_close(op->handle_);
 }
 
 static int emu_descriptor(struct proa_port *port)
@@ -448,7 +447,6 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 		.abandon = emu_close, \
 		.start = emu_start, \
 		.cancel = emu_cancel, \
-		.shut_handle = emu_shut_handle, \
 		.forget = emu_forget, \
 		.turn = emu_turn, \
 		.descriptor = emu_descriptor, \

@@ -34,10 +34,8 @@ struct engine {
 	/* Asks for the end of an attempt that start() began; op_stepped() follows,
 	 * at once or in a turn, with PROA_ECANCELED or what really happened. */
 	void (*cancel)(struct proa_port *port, struct proa_op *op);
-	/* The handle's last op has ended: closes the descriptor for `op`, a close.
-	 * As start(). */
-	int32_t (*shut_handle)(struct proa_port *port, struct proa_op *op);
-	/* A handle is no longer ours: drop every registration. */
+	/* A handle is no longer ours, or is about to be closed: drop every
+	 * registration. */
 	void (*forget)(struct proa_port *port, proa_handle fd, struct handle *handle);
 
 	/* Hands over what was started, waits up to `timeout` ns (0: not at all)

@@ -2,6 +2,7 @@
  * a handle's ops first, then the descriptor, then its close's completion. */
 #include "lib/port.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,6 +38,14 @@ static _Atomic(struct proa_port *) *owner_of(int fd)
 		pthread_mutex_unlock(&owners_lock);
 	}
 	return entries == NULL ? NULL : &entries[fd % OWNER_CHUNK];
+}
+
+static bool owned_by_another(struct proa_port *port, int fd)
+{
+	_Atomic(struct proa_port *) *owner = fd < 0 ? NULL : owner_of(fd);
+	struct proa_port *other = owner == NULL ? NULL : atomic_load(owner);
+
+	return other != NULL && other != port;
 }
 
 static void untie(struct proa_port *port, int fd)
@@ -233,10 +242,14 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 
 	if (handle != NULL && !handle_idle(handle))
 		return PROA_EBUSY;
+	if (owned_by_another(port, fd))
+		return PROA_EINVAL;
 	if (handle != NULL && handle->undelivered > 0)
 		ready_purge(port, fd);
-	if (handle != NULL)
+	if (handle != NULL) {
+		handle->state |= HANDLE_CLOSING;
 		handle_forget(port, fd, handle);
+	}
 	if (close(fd) < 0)
 		return PROA_EBADF;
 	if (port->starved > 0)
@@ -269,26 +282,50 @@ void handle_close_begin(struct proa_port *port, struct proa_op *close)
 		handle->state |= HANDLE_FLUSHING;
 	else
 		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
-	handle_settle(port, fd, handle);
+	handle_settle(port, handle);
 }
 
-void handle_settle(struct proa_port *port, proa_handle fd, struct handle *handle)
+/* The close is queued once nothing else is left of the handle. The descriptor
+ * itself goes when the completion is handed over, and no sooner: until then its
+ * number can't be another's, and what is submitted to it fails. */
+void handle_settle(struct proa_port *port, struct handle *handle)
 {
 	struct proa_op *close;
-	int32_t result;
 
 	if ((handle->state & HANDLE_CLOSING) == 0 || handle->sends != NULL || handle->recvs != NULL)
 		return;
 	close = closing_op(handle);
 	if (close != handle->others || close->state_ != OP_CLOSING)
 		return;
-	close->state_ = OP_ACTIVE;
-	result = port->engine->shut_handle(port, close);
-	if (result == STEP_FULL)
-		op_backlog(port, close);
-	else if (result != STEP_STARTED)
-		op_stepped(port, close, result, 0);
-	(void)fd;
+	if (close->timer_ != 0)
+		timer_disarm(&port->timers, close);
+	port_complete(port, close, 0, 0);
+}
+
+/* A close's turn has come. False: completions of ops that were submitted behind
+ * it are queued after it, so it goes to the end once more. */
+bool handle_close_take(struct proa_port *port, struct proa_completion *c)
+{
+	struct proa_op *close = c->op, *next = close->next_;
+	proa_handle fd = close->handle_;
+	struct handle *handle = handle_find(port, fd);
+
+	if (handle->undelivered > 0) {
+		handle->undelivered = 0;
+		port->stats.completed--;
+		port_complete(port, close, 0, 0);
+		return false;
+	}
+	list_remove(&handle->others, close);
+	handle_forget(port, fd, handle);
+	c->result = unix_close(fd);
+	close->handle_ = PROA_NO_HANDLE;
+	close->next_ = NULL;
+	if (next != NULL)
+		chain_on(port, next, (close->options_ & OPT_BROKEN) == 0);
+	if (port->starved > 0)
+		accepts_resume(port);
+	return true;
 }
 
 int proa_release(struct proa_port *port, proa_handle fd)
@@ -298,7 +335,7 @@ int proa_release(struct proa_port *port, proa_handle fd)
 	if (!port_enter(port, NULL))
 		return PROA_EINVAL;
 	if (handle == NULL || ((handle->state & HANDLE_TIED) == 0 && handle_idle(handle)))
-		return PROA_EBADF;
+		return fcntl(fd, F_GETFD) < 0 ? PROA_EBADF : 0;
 	if (handle->state & HANDLE_CLOSING)
 		return PROA_EBUSY;
 	while (!handle_idle(handle)) {

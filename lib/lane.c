@@ -9,7 +9,7 @@
 
 #define GATHER_BYTES (1u << 20)
 
-void lane_pump(struct proa_port *port, proa_handle fd, struct handle *handle, struct proa_op **lane)
+void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **lane)
 {
 	bool sends = lane == &handle->sends;
 	struct proa_op *op;
@@ -35,19 +35,24 @@ void lane_pump(struct proa_port *port, proa_handle fd, struct handle *handle, st
 	else
 		handle->pumping_recvs = 0;
 	if (UNLIKELY(handle->state & HANDLE_CLOSING))
-		handle_settle(port, fd, handle);
+		handle_settle(port, handle);
 }
 
 /* Those behind are cancelled from the first on, but the head may be with the
  * engine: then it, and what it gathered, go their own way. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result)
 {
-	proa_handle fd = op->handle_;
 	struct proa_op *before, *behind;
 
 	if (op_list(port, op) != &handle->sends) {
 		op_end(port, op, result, 0);
 		return;
+	}
+	/* Until the program has been told, what it sends on would go out on a
+	 * stream that it does not know to be torn. */
+	if ((handle->state & HANDLE_CLOSING) == 0) {
+		handle->state |= HANDLE_TORN;
+		op->options_ |= OPT_TORE;
 	}
 	if (op == handle->sends) {
 		for (behind = flight(op)->next; behind != op; behind = flight(behind)->next)
@@ -63,7 +68,7 @@ void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op
 		op_end(port, behind, PROA_ECANCELED, 0);
 	}
 	handle->pumping_sends = 0;
-	lane_pump(port, fd, handle, &handle->sends);
+	lane_pump(port, handle, &handle->sends);
 }
 
 /* Adds the slices of one send, from its first `skip` bytes on. False: no room
@@ -167,9 +172,28 @@ static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t 
 	} while (handle->sends != NULL && (handle->sends->options_ & OPT_GATHERED));
 }
 
-void lane_sent(struct proa_port *port, proa_handle fd, struct handle *handle, int32_t result)
+/* What was gathered and not sent waits again. The first of it whose end was
+ * asked for while it was out, for now it is known how far it came; or NULL. */
+static struct proa_op *lane_scatter(struct handle *handle)
 {
-	struct proa_op *head = handle->sends, *op;
+	struct proa_op *op = handle->sends, *torn = NULL;
+
+	while (op != NULL) {
+		if (op->state_ == OP_ACTIVE)
+			op->state_ = OP_WAITING;
+		op->options_ &= (uint16_t)~OPT_GATHERED;
+		if (torn == NULL && (op->options_ & OPT_CANCEL))
+			torn = op;
+		op = flight(op)->next;
+		if (op == handle->sends || (op->options_ & OPT_GATHERED) == 0)
+			break;
+	}
+	return torn;
+}
+
+void lane_sent(struct proa_port *port, struct handle *handle, int32_t result)
+{
+	struct proa_op *head = handle->sends, *torn;
 	bool outer = handle->pumping_sends, stopped;
 
 	/* Stopped for the sake of one that it had gathered. */
@@ -182,32 +206,15 @@ void lane_sent(struct proa_port *port, proa_handle fd, struct handle *handle, in
 		if (result == 0 && head == handle->sends && flight(head)->moved < op_length(head))
 			result = PROA_EIO; /* it took nothing and gave no reason */
 	}
-	/* What was gathered and not sent waits again. */
-	for (op = handle->sends; op != NULL;) {
-		if (op->state_ == OP_ACTIVE)
-			op->state_ = OP_WAITING;
-		op->options_ &= (uint16_t)~OPT_GATHERED;
-		op = flight(op)->next;
-		if (op == handle->sends || (op->options_ & OPT_GATHERED) == 0)
-			break;
-	}
-	/* Its end was asked for while it was out: now it is known how far it
-	 * came. The same for one behind the head, which is then not started. */
+	torn = lane_scatter(handle);
+	handle->pumping_sends = outer;
 	if (result < 0) {
-		handle->pumping_sends = outer;
 		lane_fail(port, handle, head, result);
 		return;
 	}
-	for (op = handle->sends; op != NULL;) {
-		if (op->options_ & OPT_CANCEL) {
-			handle->pumping_sends = outer;
-			lane_fail(port, handle, op, PROA_ECANCELED);
-			break;
-		}
-		if (flight(op)->next == handle->sends || (flight(op)->next->options_ & OPT_CANCEL) == 0)
-			break;
-		op = flight(op)->next;
+	if (torn != NULL) {
+		lane_fail(port, handle, torn, PROA_ECANCELED);
+		return;
 	}
-	handle->pumping_sends = outer;
-	lane_pump(port, fd, handle, &handle->sends);
+	lane_pump(port, handle, &handle->sends);
 }

@@ -149,10 +149,18 @@ static bool is_connecting(const struct proa_op *op)
 	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL;
 }
 
+/* When a timer itself is due: it moves no bytes, so their count is free. */
+static int64_t timer_own_due(const struct proa_op *op)
+{
+	return (int64_t)flight(op)->moved;
+}
+
 int op_limit(struct proa_port *port, struct proa_op *op)
 {
 	int64_t due = op->deadline_;
 
+	if (op->state_ == OP_TIMING && timer_own_due(op) < due)
+		due = timer_own_due(op);
 	if (op->timeout_ != PROA_FOREVER) {
 		int64_t at = later(clock_now(), op->timeout_);
 
@@ -178,6 +186,8 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 
 void proa_op_timeout(struct proa_op *op, int64_t ns)
 {
+	if (op->state_ != OP_IDLE && !port_enter(op->port, op))
+		return;
 	op->timeout_ = ns;
 	if (op->state_ != OP_IDLE && op->state_ != OP_LINKED && op->state_ != OP_READY && op->state_ != OP_POSTED) {
 		if (op_limit(op->port, op) < 0)
@@ -203,7 +213,12 @@ static bool is_timer(const struct proa_op *op)
 static void timer_begin(struct proa_port *port, struct proa_op *op)
 {
 	int64_t due;
+	int error;
 
+	if (op->kind_ == PROA_OP_INTERVAL && (int64_t)op->argument_ <= 0) {
+		op_end(port, op, PROA_EINVAL, 0);
+		return;
+	}
 	op->state_ = OP_TIMING;
 	if (op->kind_ == PROA_OP_TIMER)
 		due = later(clock_now(), (int64_t)op->argument_);
@@ -211,9 +226,9 @@ static void timer_begin(struct proa_port *port, struct proa_op *op)
 		due = (int64_t)op->argument_;
 	else
 		due = later(clock_now(), (int64_t)op->length_);
-	if (op->kind_ == PROA_OP_INTERVAL && (int64_t)op->argument_ <= 0)
-		op_end(port, op, PROA_EINVAL, 0);
-	else if (timer_arm(&port->timers, op, due) < 0)
+	flight(op)->moved = (uint64_t)due;
+	error = UNLIKELY(op_limited(op)) ? op_limit(port, op) : timer_arm(&port->timers, op, due);
+	if (error < 0)
 		op_end(port, op, PROA_ENOMEM, 0);
 }
 
@@ -222,21 +237,22 @@ static void interval_tick(struct proa_port *port, struct proa_op *op, int64_t du
 {
 	int64_t period = (int64_t)op->argument_;
 	int64_t ticks = 1 + (port->now - due) / period;
+	bool room = port_has_room(port);
 
-	if (!port_has_room(port)) {
-		/* Its place in the heap has just become free: this can't fail. */
-		timer_arm(&port->timers, op, due);
-		return;
-	}
-	timer_arm(&port->timers, op, later(due, period * ticks));
-	port_complete(port, op, ticks > INT32_MAX ? INT32_MAX : (int32_t)ticks, PROA_MORE);
+	if (room)
+		flight(op)->moved = (uint64_t)later(due, period * ticks);
+	/* Its place in the heap has just become free: this can't fail. */
+	op_limit(port, op);
+	if (room)
+		port_complete(port, op, ticks > INT32_MAX ? INT32_MAX : (int32_t)ticks, PROA_MORE);
 }
 
 int proa_timer_move(struct proa_op *op, int64_t ns)
 {
-	if (op->state_ != OP_TIMING)
+	if (op->state_ != OP_TIMING || !port_enter(op->port, op))
 		return PROA_ENOENT;
-	timer_arm(&op->port->timers, op, later(clock_now(), ns));
+	flight(op)->moved = (uint64_t)later(clock_now(), ns);
+	op_limit(op->port, op);
 	if (op->port->external && !op->port->dispatching)
 		port_kick(op->port);
 	return 0;
@@ -244,14 +260,14 @@ int proa_timer_move(struct proa_op *op, int64_t ns)
 
 void op_timer(struct proa_port *port, struct proa_op *op, int64_t due)
 {
-	if (op->kind_ == PROA_OP_INTERVAL) {
-		interval_tick(port, op, due);
+	if (op->state_ == OP_TIMING && timer_own_due(op) <= port->now) {
+		if (op->kind_ == PROA_OP_INTERVAL)
+			interval_tick(port, op, timer_own_due(op));
+		else
+			op_end(port, op, 0, 0);
 		return;
 	}
-	if (is_timer(op)) {
-		op_end(port, op, 0, 0);
-		return;
-	}
+	(void)due;
 	if (op->state_ == OP_PAUSED && op->argument_ != 0 && (int64_t)op->argument_ <= port->now &&
 		(is_connecting(op) || op->kind_ == PROA_OP_ACCEPT_MULTI)) {
 		op_resume(port, op);
@@ -281,7 +297,7 @@ static bool op_fulfilled(const struct proa_op *op, int32_t result)
 	}
 }
 
-static void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled)
+void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled)
 {
 	op_unlist(port, next);
 	next->state_ = OP_WAITING;
@@ -305,6 +321,8 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 		result = PROA_ETIMEDOUT;
 	if (op->timer_ != 0)
 		timer_disarm(&port->timers, op);
+	if (op->state_ == OP_TIMING)
+		flight(op)->moved = 0;
 	if (op->options_ & OPT_STARVED)
 		port->starved--;
 	op_unlist(port, op);
@@ -315,9 +333,9 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 	if (fd < 0 || (handle = handle_find(port, fd)) == NULL)
 		return;
 	if (list == &handle->sends || list == &handle->recvs)
-		lane_pump(port, fd, handle, list);
+		lane_pump(port, handle, list);
 	else if (handle->state & HANDLE_CLOSING)
-		handle_settle(port, fd, handle);
+		handle_settle(port, handle);
 }
 
 /* ---- steps -------------------------------------------------------------------------- */
@@ -480,9 +498,8 @@ static bool step_connect(struct proa_port *port, struct proa_op *op, int32_t res
 		attempt_finish(port, op, result);
 		if (result == 0) {
 			const struct proa_address *to = op->buffer_;
-			bool tcp = to->to.any.sa_family == AF_INET || to->to.any.sa_family == AF_INET6;
 
-			result = handle_adopt(port, fd, tcp ? HANDLE_TCP : HANDLE_STREAM, true);
+			result = handle_adopt(port, fd, unix_stream_type(to->to.any.sa_family), true);
 			if (result == 0)
 				result = fd;
 		}
@@ -508,28 +525,16 @@ static bool step_poll(struct proa_port *port, struct proa_op *op, int32_t result
 	return false;
 }
 
-static void step_close(struct proa_port *port, struct proa_op *op, int32_t result)
-{
-	proa_handle fd = op->handle_;
-	struct handle *handle = handle_find(port, fd);
-
-	/* Linux has let the descriptor go whatever close(2) says. */
-	op_unlist(port, op);
-	handle_forget(port, fd, handle);
-	op->handle_ = PROA_NO_HANDLE;
-	op_end(port, op, result, 0);
-	if (port->starved > 0)
-		accepts_resume(port);
-}
-
 /* Done by a worker, or in its manner: whole, and counted. */
 static void step_final(struct proa_port *port, struct proa_op *op, int32_t result)
 {
 	struct handle *handle = handle_find(port, op->handle_);
 	int error;
 
-	if (op->kind_ == PROA_OP_SENDFILE && (op->flags_ & PROA_WARM_)) {
-		op->flags_ &= ~PROA_WARM_;
+	if (op->kind_ == PROA_OP_SENDFILE && result == FILE_WARMED) {
+		/* The worker's result took the flags' place; sendfile(2) has no
+		 * use for them. */
+		op->flags_ = 0;
 		op->state_ = OP_WARMED;
 		if ((op->options_ & OPT_CANCEL) == 0)
 			return;
@@ -581,7 +586,7 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 	case PROA_OP_SHUTDOWN:
 		handle = handle_find(port, op->handle_);
 		if (handle->type != HANDLE_DATAGRAM) {
-			lane_sent(port, op->handle_, handle, result);
+			lane_sent(port, handle, result);
 			return false;
 		}
 		break;
@@ -590,9 +595,6 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 	case PROA_OP_WRITE:
 	case PROA_OP_WRITEV:
 		return step_file(port, op, result);
-	case PROA_OP_CLOSE:
-		step_close(port, op, result);
-		return false;
 	case PROA_OP_SIGNAL:
 		if ((flags & PROA_MORE) && (op->options_ & OPT_NO_MORE) == 0 && port_has_room(port))
 			port_complete(port, op, result, PROA_MORE);
@@ -665,7 +667,7 @@ void op_resume(struct proa_port *port, struct proa_op *op)
 	handle = handle_find(port, op->handle_);
 	if (handle != NULL && handle->recvs == op) {
 		op->state_ = OP_WAITING;
-		lane_pump(port, op->handle_, handle, &handle->recvs);
+		lane_pump(port, handle, &handle->recvs);
 	} else {
 		op_start(port, op);
 	}
@@ -705,12 +707,7 @@ void port_drain_backlog(struct proa_port *port)
 
 	while (count-- > 0 && (op = port->backlog) != NULL) {
 		backlog_remove(port, op);
-		if (op->kind_ == PROA_OP_CLOSE) {
-			op->state_ = OP_CLOSING;
-			handle_settle(port, op->handle_, handle_find(port, op->handle_));
-		} else {
-			op_start(port, op);
-		}
+		op_start(port, op);
 		if (op->state_ == OP_BACKLOG)
 			break; /* still full */
 	}
@@ -801,6 +798,9 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 			return PROA_EINVAL;
 	if (op->kind_ == PROA_OP_RECV && op->length_ == 0 && !datagram)
 		return PROA_EINVAL; /* 0 would read as the end of the stream */
+	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) &&
+		(handle->type == HANDLE_PIPE || handle->type == HANDLE_FILE))
+		return PROA_EINVAL; /* what is read there is gone */
 	if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) && op->buffer_ == NULL)
 		return PROA_EINVAL;
 	if (op->kind_ >= PROA_OP_READ && op->kind_ <= PROA_OP_WRITEV && handle->type != HANDLE_FILE)
@@ -820,9 +820,7 @@ static int op_find_handle(struct proa_port *port, struct proa_op *op, struct han
 	if ((kind & K_HANDLE) == 0) {
 		if (op->handle_ < 0)
 			return 0;
-		error = handle_get(port, op->handle_, handle);
-		if (error == 0 && ((*handle)->state & HANDLE_TIED) == 0)
-			error = PROA_EBADF;
+		error = handle_tie(port, op->handle_, handle);
 	} else if (kind & K_LOOSE) {
 		enum handle_type type;
 		bool blocking;
@@ -848,6 +846,8 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 	int error = op_find_handle(port, op, &handle);
 
 	if (error < 0) {
+		if (handle != NULL && (handle->state & HANDLE_CLOSING))
+			handle->undelivered++; /* the close comes after it: see handle_close_take() */
 		op->handle_ = PROA_NO_HANDLE;
 		op_end(port, op, error, 0);
 		return;
@@ -871,8 +871,10 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 	}
 	list = handle == NULL ? NULL : op_list(port, op);
 	if (list != NULL && list != &handle->others) {
-		if (*list == op)
-			lane_pump(port, op->handle_, handle, list);
+		if (list == &handle->sends && (handle->state & HANDLE_TORN))
+			op_end(port, op, PROA_ECANCELED, 0);
+		else if (*list == op)
+			lane_pump(port, handle, list);
 	} else {
 		op_begin(port, op);
 	}
@@ -1055,7 +1057,7 @@ void op_cancel(struct proa_port *port, struct proa_op *op)
 		op_end(port, op, PROA_ECANCELED, 0);
 		break;
 	case OP_LISTED:
-		signal_end(port, op);
+		signal_end(port, op); /* tells what came and was not told yet */
 		op_end(port, op, PROA_ECANCELED, 0);
 		break;
 	default: /* ended, or not begun */
@@ -1083,7 +1085,7 @@ void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark
 				break;
 		}
 		if ((*list)->state_ == OP_WAITING)
-			lane_pump(port, (*list)->handle_, handle, list);
+			lane_pump(port, handle, list);
 		else
 			op_cancel(port, *list);
 		return;
@@ -1159,7 +1161,7 @@ void proa_cancel_handle(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle = handle_find(port, fd);
 
-	if (handle == NULL || !port_enter(port, NULL))
+	if (!port_enter(port, NULL) || handle == NULL)
 		return;
 	op_cancel_list(port, &handle->recvs, 0);
 	op_cancel_list(port, &handle->others, 0);

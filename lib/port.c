@@ -108,6 +108,15 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 	}
 }
 
+/* The program learns that a send failed: what it sends from here on is new. */
+static void mend(struct proa_port *port, const struct proa_op *op)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+
+	if (handle != NULL)
+		handle->state &= (uint8_t)~HANDLE_TORN;
+}
+
 /* The next completion that is to be handed over. The op of a final one is the
  * caller's from here on. */
 static bool port_take(struct proa_port *port, struct proa_completion *c)
@@ -119,12 +128,16 @@ static bool port_take(struct proa_port *port, struct proa_completion *c)
 			return false;
 	} while (UNLIKELY(c->op == NULL));
 	op = c->op;
+	if (UNLIKELY(op->kind_ == PROA_OP_CLOSE && op->handle_ >= 0) && !handle_close_take(port, c))
+		return port_take(port, c);
 	if (is_valued(op, c->result, c->flags))
 		handle_find(port, op->handle_)->undelivered--;
 	if ((c->flags & PROA_MORE) == 0) {
 		port->in_flight--;
 		if (op->options_ & OPT_COUNTED)
 			port->background--;
+		if (UNLIKELY(op->options_ & OPT_TORE))
+			mend(port, op);
 		op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
 		op->state_ = OP_IDLE;
 	}
@@ -715,7 +728,7 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	for (int i = 0; i < LOOSE_LISTS; i++)
 		idle_list(&port->loose[i], each, data);
 	while (ready_pop(&port->ready, &c))
-		if (c.op != NULL && (c.flags & PROA_MORE) == 0)
+		if (c.op != NULL && (c.flags & PROA_MORE) == 0 && c.op->state_ != OP_IDLE)
 			make_idle(c.op, each, data);
 	for (op = take_all(&port->posted); op != NULL; op = next) {
 		next = flight(op)->is.behind;

@@ -50,6 +50,7 @@ enum op_state {
 #define OPT_POOL       0x0040u /* paused: in its pool's queue */
 #define OPT_STARVED    0x0080u /* paused accept: the want has been reported */
 #define OPT_GATHERED   0x0100u /* its bytes are part of the lane head's send */
+#define OPT_TORE       0x0100u /* READY: it is the one that tore its lane */
 #define OPT_COUNTED    0x0200u /* counts among port->background */
 #define OPT_ENDED      0x0400u /* the engine is done with it; received buffers wait */
 #define OPT_ENGINE     0xf800u /* the engine's own, five bits */
@@ -132,6 +133,7 @@ enum handle_type {
 #define HANDLE_DEAD     0x10u /* its connect failed: good for close alone */
 #define HANDLE_PRIVATE  0x20u /* engine's: `sends` is the op (dial, child) that it serves */
 #define HANDLE_BLOCKING 0x40u /* the file's own flags say that it blocks */
+#define HANDLE_TORN     0x80u /* a send failed, and the program has not been told yet */
 
 /* One descriptor of a port. `sends` and `recvs` are lanes, in order, of which
  * the engine has the head alone; `others` has no order. */
@@ -142,7 +144,9 @@ struct handle {
 	uint8_t pumping_recvs : 1;
 	uint8_t state;
 	uint16_t lent;        /* buffers of pools held by the program */
-	uint16_t undelivered; /* completions in `ready` that carry something of value */
+	/* Completions in `ready` that carry something of value; while it closes,
+	 * those of ops that were submitted behind the close. */
+	uint16_t undelivered;
 	uint8_t engine;       /* the engine's own bits */
 	uint8_t generation;   /* counts the descriptor's lives, for the engine */
 };
@@ -188,7 +192,6 @@ struct proa_port {
 	/* started when there is room again */
 	struct proa_op *backlog, *backlog_tail;
 	struct proa_op *loose[LOOSE_LISTS]; /* ops without a handle, by serial */
-	struct proa_op *signals; /* signal ops, chained by is.behind */
 	struct proa_op *beginning, **beginning_end; /* chains' next ops, by is.behind */
 	struct cursor *cursors;
 	struct proa_pool *pools;
@@ -217,8 +220,6 @@ struct proa_port {
 	uint32_t worker_limit;
 	struct proa_port_stats stats;
 	char why[256]; /* proa_engine_why() */
-	uint64_t signals_wanted;          /* a bit a number; engines/unix/signal.c's, under its lock */
-	struct proa_port *next_signalled; /* the same */
 };
 
 /* The calling thread: an address that no other living thread has. One byte of
@@ -281,8 +282,9 @@ int handle_reclassify(proa_handle fd, struct handle *handle);
 int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, bool nonblocking);
 /* Its number is free, or another's, from here on. */
 void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle);
-/* Closes it if it is closing and nothing else is left on it. */
-void handle_settle(struct proa_port *port, proa_handle fd, struct handle *handle);
+/* Completes its close if it is closing and nothing else is left on it. */
+void handle_settle(struct proa_port *port, struct handle *handle);
+bool handle_close_take(struct proa_port *port, struct proa_completion *c);
 void handle_close_begin(struct proa_port *port, struct proa_op *close);
 /* The first entry >= fd that has ops or is tied; -1: none. */
 int handle_next(const struct proa_port *port, int fd);
@@ -305,6 +307,8 @@ void op_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint
  * handle seen to. */
 void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
 void op_cancel(struct proa_port *port, struct proa_op *op);
+/* The next op of a chain whose last one has ended. */
+void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled);
 void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark);
 void op_timer(struct proa_port *port, struct proa_op *op, int64_t due);
 /* Sets the timer to what limits the op in time, counted from now. */
@@ -331,10 +335,10 @@ static inline bool op_limited(const struct proa_op *op)
 
 /* lane.c */
 /* Starts the head of a lane, and those that follow while they end at once. */
-void lane_pump(struct proa_port *port, proa_handle fd, struct handle *handle, struct proa_op **lane);
+void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **lane);
 /* The attempt at the head of the send lane, and what it gathered, gave
  * `result`: ends those that are done, and starts what is next. */
-void lane_sent(struct proa_port *port, proa_handle fd, struct handle *handle, int32_t result);
+void lane_sent(struct proa_port *port, struct handle *handle, int32_t result);
 /* Ends `op` with `result` and, in a send lane, all behind it with ECANCELED. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result);
 bool op_sends(const struct proa_op *op);

@@ -23,14 +23,14 @@
 
 enum lookup_state {
 	LOOKUP_QUEUED,
-	LOOKUP_RUNNING,   /* a thread is in the system's resolver */
+	LOOKUP_RUNNING, /* a thread is in the system's resolver */
 	LOOKUP_ABANDONED, /* the same, and nobody wants to know */
-	LOOKUP_DONE,      /* port_finished() has been called */
+	LOOKUP_DONE, /* port_finished() has been called */
 };
 
 struct lookup {
 	struct lookup *prev, *next; /* all there are: a forked child frees them */
-	struct lookup *behind;      /* the queue */
+	struct lookup *behind; /* the queue */
 	enum lookup_state state;
 	struct proa_port *port;
 	struct proa_op *op;
@@ -44,8 +44,9 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t quiet; /* a thread has begun a look-up, or ended */
 	struct lookup *all, *queue, **queue_end;
+	unsigned queued;
 	unsigned threads, looking; /* there are, and are in the system's resolver */
-	pthread_t ended;           /* the last thread that ended, not joined yet */
+	pthread_t ended; /* the last thread that ended, not joined yet */
 	bool has_ended, closed;
 } pool = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -106,6 +107,7 @@ static void unqueue(struct lookup **link)
 	*link = lookup->behind;
 	if (*link == NULL)
 		pool.queue_end = link;
+	pool.queued--;
 }
 
 /* Our code for one of getaddrinfo(3)'s; `system_errno` is what it left. */
@@ -201,19 +203,16 @@ static void *resolver_main(void *argument)
 }
 
 /* One more thread, all signals blocked. The lock is held. */
-static bool thread_add(void)
+static void thread_add(void)
 {
 	sigset_t all, before;
 	pthread_t thread;
-	int code;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	code = pthread_create(&thread, NULL, resolver_main, NULL);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (code == 0)
+	if (pthread_create(&thread, NULL, resolver_main, NULL) == 0)
 		pool.threads++;
-	return code == 0;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* At exit, or when the library is unloaded. A thread in the system's resolver
@@ -264,7 +263,7 @@ static void child_after_fork(void)
 	}
 	pool.queue = NULL;
 	pool.queue_end = &pool.queue;
-	pool.threads = pool.looking = 0;
+	pool.queued = pool.threads = pool.looking = 0;
 	pool.has_ended = false;
 	pool.quiet = (pthread_cond_t)PTHREAD_COND_INITIALIZER; /* no one waits now */
 	pthread_mutex_unlock(&pool.lock);
@@ -306,9 +305,10 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 	link = pool.queue_end;
 	*link = lookup;
 	pool.queue_end = &lookup->behind;
-	/* Threads that are not in the resolver come to the queue anyway, but
-	 * there may be more in it than they are. */
-	served = (pool.threads < RESOLVER_THREADS && thread_add()) || pool.threads > 0;
+	pool.queued++;
+	if (pool.queued > pool.threads - pool.looking && pool.threads < RESOLVER_THREADS)
+		thread_add(); /* if it can't be made, the others come to it */
+	served = pool.threads > 0 && !pool.closed;
 	if (!served) {
 		unqueue(link);
 		lookup_unlist(lookup);
@@ -318,8 +318,8 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 	return served ? 0 : PROA_EAGAIN;
 }
 
-static bool is_among(const struct proa_address *addresses, int32_t count,
-	const struct addrinfo *one)
+static bool is_among(
+	const struct proa_address *addresses, int32_t count, const struct addrinfo *one)
 {
 	for (int32_t i = 0; i < count; i++)
 		if (addresses[i].length == one->ai_addrlen &&

@@ -16,7 +16,7 @@ struct timer_key {
 /* All zero is an empty heap. op->timer_ holds an op's place, from 1; 0: none. */
 struct timers {
 	struct timer_key *keys; /* 4-ary; timer.c says where a place's key lies */
-	struct proa_op **ops;   /* whose timer each place is */
+	struct proa_op **ops; /* whose timer each place is */
 	uint32_t count, room;
 	uint64_t order; /* of the next timer armed */
 };

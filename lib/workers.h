@@ -44,7 +44,7 @@ bool resolve_abandon(struct proa_op *op);
 /* getaddrinfo(3); tests put a slow or failing one in its place. What it gives
  * goes to freeaddrinfo(3). */
 struct addrinfo;
-extern int (*resolve_system)(const char *host, const char *service, const struct addrinfo *hints,
-	struct addrinfo **out);
+extern int (*resolve_system)(
+	const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **out);
 
 #endif

@@ -30,15 +30,36 @@ class Skipped(Exception):
     """The case can't run here; its text says why."""
 
 
+def say(line):
+    """In one piece: cases run side by side."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def expect(condition, what):
     if not condition:
         raise AssertionError(what)
 
 
+def port_numbers():
+    """Below the range that connections take theirs from, so that none is taken by one."""
+    while True:
+        yield from random.sample(range(12000, 32000), 20000)
+
+
+NUMBERS, NUMBERS_LOCK = port_numbers(), threading.Lock()
+
+
 def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    while True:
+        with NUMBERS_LOCK:
+            number = next(NUMBERS)
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind((HOST, number))
+                return number
+            except OSError:
+                pass
 
 
 def noise(length, seed):
@@ -59,10 +80,13 @@ class Program:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
-        if self.process.poll() is None:
+    def __exit__(self, kind, *_):
+        ended = self.process.poll()
+        if ended is None:
             self.process.kill()
-        self.process.communicate()
+        _, error = self.process.communicate()
+        if kind is not None and ended is not None:
+            say(f"a program had ended with {ended} when its case failed: {error.decode()!r}")
 
     def listening(self):
         """The port that an example prints when it was given port 0."""
@@ -347,7 +371,8 @@ FLOOD = 128 << 20
 
 
 def check_proxy(where, engine, path, code):
-    front = free_port()
+    # A port for each: a process with a ring that is killed lets its listener go
+    # some time after its end, when the kernel has taken the ring down.
     sent = [0]
 
     def flood(sock):
@@ -358,6 +383,7 @@ def check_proxy(where, engine, path, code):
                 sent[0] += n
                 view = view[n:]
 
+    front = free_port()
     with Server(serve_echo) as server, Program(engine, path, f"{HOST}:{front}", f"{HOST}:{server.port}") as program:
         program.reachable(front)
         check_echo(front)
@@ -365,6 +391,7 @@ def check_proxy(where, engine, path, code):
             left_open.sendall(b"open")
             expect(read_exactly(left_open, 4) == b"open", "through the proxy")
             program.ends(code, signal.SIGTERM)
+    front = free_port()
     with Server(serve_digest) as server, Program(engine, path, f"{HOST}:{front}", f"{HOST}:{server.port}") as program:
         program.reachable(front)
         for length in (0, 1, 1000000):
@@ -373,6 +400,7 @@ def check_proxy(where, engine, path, code):
                 sock.shutdown(socket.SHUT_WR)
                 expect(read_all(sock) == hashlib.sha256(noise(length, length)).digest(),
                        f"an answer after half-close, {length} bytes")
+    front = free_port()
     with Server(flood, send_buffer=65536) as server, \
             Program(engine, path, f"{HOST}:{front}", f"{HOST}:{server.port}") as program:
         # reachable() would start a flood: let the kernel's listener tell.
@@ -380,6 +408,7 @@ def check_proxy(where, engine, path, code):
         while not listens(front) and time.monotonic() < until:
             time.sleep(0.02)
         check_slow_reader(where, program, front, lambda: sent[0])
+    front = free_port()
     with Program(engine, path, f"{HOST}:{front}", f"{HOST}:{free_port()}") as program:
         program.reachable(front)
         with connect(front) as sock:
@@ -624,7 +653,7 @@ def run(case, where, engine):
         verdict, detail = "skip", f": {reason}"
     except Exception:  # pylint: disable=broad-except; a case may fail in any way
         verdict, detail = "FAIL", "\n" + traceback.format_exc()
-    print(f"{verdict:4} {name} ({time.monotonic() - begun:.1f} s){detail}", flush=True)
+    say(f"{verdict:4} {name} ({time.monotonic() - begun:.1f} s){detail}")
     return verdict
 
 

@@ -377,7 +377,7 @@ static int32_t try_connect(struct proa_port *port, struct proa_op *op, const str
 		op->options_ |= OPT_CONNECTING;
 		return PROA_EAGAIN;
 	}
-	if (!told)
+	if (!told && !is_ready(port, fd, POLLOUT))
 		return PROA_EAGAIN;
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
 		return failed();

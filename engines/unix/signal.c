@@ -1,202 +1,253 @@
-/* Signals as completions. The handler notes the number and writes to a pipe; a
- * thread of the library's, the one place that may take locks, tells every port
- * that has an op for it. */
+/* Signals as completions. One table for the process: for each number, the ops
+ * that wait for it, of all ports. The handler walks that list, marks the ports
+ * and wakes them; there is no thread and no pipe between.
+ *
+ * A handler takes no lock (it may have interrupted whoever holds it), so what it
+ * walks is changed by single stores, and an op that has been taken out stays
+ * whole until no handler runs that could still see it: `handlers` counts those
+ * that run. sigaction(2) gives the order that matters: the old disposition is
+ * restored after the op is out of the list, so that every signal that came to
+ * our handler is told to some op. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <unistd.h>
+#include <time.h>
 
 #include "engines/unix/unix.h"
 
-#define SIGNALS 64
+/* port->signalled has a bit for each; Linux's last real-time signal, 64, is out
+ * of reach. */
+#define SIGNAL_LAST 63
 
-/* The whole process's. A forked child begins anew: the thread is not there. */
-static struct {
-	pthread_mutex_t lock;
-	unsigned count[SIGNALS]; /* ops for each */
-	struct sigaction before[SIGNALS];
-	struct proa_port *ports; /* those with ops, by next_signalled */
-	unsigned generation;
-	bool running;
-} signals = { .lock = PTHREAD_MUTEX_INITIALIZER };
+struct watch {
+	struct proa_op *first; /* through flight()->is.behind, in order of submission */
+	struct sigaction previous;
+};
 
-static int signal_pipe[2] = { -1, -1 };
+static struct watch watches[SIGNAL_LAST + 1];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* changes of the table */
+static atomic_uint handlers; /* that run */
+static sigset_t mask_before_fork;
 
-static void handler(int number)
+/* Links are read by handlers while they are changed. */
+static inline struct proa_op *link_load(struct proa_op **link)
 {
-	unsigned char byte = (unsigned char)number;
+	return __atomic_load_n(link, __ATOMIC_SEQ_CST);
+}
+
+static inline void link_store(struct proa_op **link, struct proa_op *op)
+{
+	__atomic_store_n(link, op, __ATOMIC_SEQ_CST);
+}
+
+/* ---- the handler --------------------------------------------------------------- */
+
+/* Did the thread's own instruction cause it? Then to return is to run into it
+ * again, for ever. */
+static bool is_fault(int number, const siginfo_t *info)
+{
+	if (number != SIGSEGV && number != SIGBUS && number != SIGFPE && number != SIGILL)
+		return false;
+	return info->si_code > 0 && info->si_code != SI_USER && info->si_code != SI_QUEUE;
+}
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+	struct watch *watch = &watches[number];
+	struct proa_op *op;
 	int saved = errno;
 
-	/* A full pipe has a byte for it already, or the thread is far behind:
-	 * the kernel would have coalesced as well. */
-	while (write(signal_pipe[1], &byte, 1) < 0 && errno == EINTR)
-		;
+	(void)context;
+	atomic_fetch_add(&handlers, 1);
+	if (is_fault(number, info))
+		sigaction(number, &watch->previous, NULL);
+	else
+		for (op = link_load(&watch->first); op != NULL;
+			op = link_load(&flight(op)->is.behind)) {
+			atomic_fetch_or(&op->port->signalled, UINT64_C(1) << number);
+			port_notify(op->port);
+		}
+	atomic_fetch_sub(&handlers, 1);
 	errno = saved;
 }
 
-static bool port_wants(const struct proa_port *port, int number)
+/* Returns when each handler that may have seen the table as it was has ended.
+ * Sleeps: a handler may run on a thread of lower priority. */
+static void handlers_wait(void)
 {
-	return (port->signals_wanted >> number & 1) != 0;
+	const struct timespec moment = { .tv_nsec = 20000 };
+
+	while (atomic_load(&handlers) != 0)
+		nanosleep(&moment, NULL);
 }
 
-static void *teller(void *unused)
-{
-	unsigned char numbers[256];
-	struct proa_port *port;
-	ssize_t n, i;
+/* ---- the table ----------------------------------------------------------------- */
 
-	(void)unused;
-	for (;;) {
-		n = read(signal_pipe[0], numbers, sizeof numbers);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return NULL;
-		pthread_mutex_lock(&signals.lock);
-		for (i = 0; i < n; i++)
-			for (port = signals.ports; port != NULL; port = port->next_signalled)
-				if (port_wants(port, numbers[i])) {
-					atomic_fetch_or(&port->signalled, UINT64_C(1) << numbers[i]);
-					port_notify(port);
-				}
-		pthread_mutex_unlock(&signals.lock);
-	}
+static int watch_install(struct watch *watch, int number)
+{
+	struct sigaction ours = { .sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_RESTART };
+
+	/* No handler within ours: it is short, and they would pile up. */
+	sigfillset(&ours.sa_mask);
+	return sigaction(number, &ours, &watch->previous) < 0 ? unix_error(errno) : 0;
 }
 
-static int teller_start(void)
+/* If the program has put another handler in the place of ours, it stays. */
+static void watch_restore(const struct watch *watch, int number)
+{
+	struct sigaction now;
+
+	if (sigaction(number, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+		now.sa_sigaction == on_signal)
+		sigaction(number, &watch->previous, NULL);
+}
+
+/* Is there an op of the port's? The lock is held. */
+static bool watch_has(const struct watch *watch, const struct proa_port *port)
+{
+	const struct proa_op *op = watch->first;
+
+	while (op != NULL && op->port != port)
+		op = flight(op)->is.behind;
+	return op != NULL;
+}
+
+/* ---- fork ---------------------------------------------------------------------- */
+
+/* Signals wait until parent and child are of one piece again: what the child is
+ * sent is not for the parent's ops. */
+static void before_fork(void)
 {
 	sigset_t all, before;
-	pthread_t thread;
-	int error;
 
-	if (signals.running)
-		return 0;
-	if (pipe2(signal_pipe, O_CLOEXEC) < 0)
-		return unix_error(errno);
-	fcntl(signal_pipe[1], F_SETFL, O_NONBLOCK);
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	error = pthread_create(&thread, NULL, teller, NULL);
+	pthread_mutex_lock(&lock);
+	mask_before_fork = before;
+}
+
+static void parent_after_fork(void)
+{
+	sigset_t before = mask_before_fork;
+
+	pthread_mutex_unlock(&lock);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (error != 0) {
-		close(signal_pipe[0]);
-		close(signal_pipe[1]);
-		return unix_error(error);
-	}
-	pthread_detach(thread);
-	signals.running = true;
-	return 0;
 }
 
-/* With nobody left to tell the thread ends, and its pipe with it. */
-static void begin_anew(void)
+/* The ops are the parent's; the dispositions are as they were before them. */
+static void child_after_fork(void)
 {
-	pthread_mutex_init(&signals.lock, NULL);
-	for (int number = 1; number < SIGNALS; number++) {
-		if (signals.count[number] > 0)
-			sigaction(number, &signals.before[number], NULL);
-		signals.count[number] = 0;
+	for (int number = 1; number <= SIGNAL_LAST; number++) {
+		if (watches[number].first == NULL)
+			continue;
+		watches[number].first = NULL;
+		watch_restore(&watches[number], number);
 	}
-	if (signals.running) {
-		close(signal_pipe[0]);
-		close(signal_pipe[1]);
-	}
-	signals.ports = NULL;
-	signals.running = false;
-	signals.generation = process_generation;
+	atomic_store(&handlers, 0); /* of threads that are not here */
+	parent_after_fork();
 }
 
-static int watch(int number)
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static int fork_error;
+
+static void watch_forks(void)
 {
-	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESTART };
-	int error;
-
-	if (signals.count[number] == 0) {
-		error = teller_start();
-		if (error < 0)
-			return error;
-		sigfillset(&action.sa_mask);
-		if (sigaction(number, &action, &signals.before[number]) < 0)
-			return unix_error(errno);
-	}
-	signals.count[number]++;
-	return 0;
+	fork_error = pthread_atfork(before_fork, parent_after_fork, child_after_fork);
 }
+
+/* ---- ops ----------------------------------------------------------------------- */
 
 int signal_begin(struct proa_port *port, struct proa_op *op)
 {
-	int64_t number = (int64_t)op->argument_;
-	int error;
+	struct watch *watch;
+	struct proa_op **link;
+	int number, error = 0;
 
-	if (number < 1 || number >= SIGNALS || number == SIGKILL || number == SIGSTOP)
+	(void)port;
+	if (op->argument_ < 1 || op->argument_ > SIGNAL_LAST)
 		return PROA_EINVAL;
-	if (signals.generation != process_generation)
-		begin_anew();
-	pthread_mutex_lock(&signals.lock);
-	error = watch((int)number);
-	if (error == 0) {
-		if (port->signals == NULL) {
-			port->next_signalled = signals.ports;
-			signals.ports = port;
-		}
-		port->signals_wanted |= UINT64_C(1) << number;
-	}
-	pthread_mutex_unlock(&signals.lock);
+	number = (int)op->argument_;
+	if (number == SIGKILL || number == SIGSTOP)
+		return PROA_EINVAL;
+	pthread_once(&fork_once, watch_forks);
+	if (fork_error != 0)
+		return PROA_ENOMEM;
+	pthread_mutex_lock(&lock);
+	watch = &watches[number];
+	flight(op)->is.behind = NULL;
+	for (link = &watch->first; *link != NULL;)
+		link = &flight(*link)->is.behind;
+	link_store(link, op); /* first of all: what the handler takes must be told */
+	if (watch->first == op)
+		error = watch_install(watch, number);
 	if (error < 0)
-		return error;
-	flight(op)->is.behind = port->signals;
-	port->signals = op;
-	return 0;
+		link_store(link, NULL);
+	pthread_mutex_unlock(&lock);
+	return error;
 }
 
-static void leave(struct proa_port *port)
+/* Takes out the op that `link` points to. True if a signal has come for it that
+ * has not been told yet. The lock is held. */
+static bool watch_remove(struct watch *watch, int number, struct proa_op **link)
 {
-	struct proa_port **at;
+	struct proa_op *op = *link;
+	struct proa_port *port = op->port;
+	uint64_t bit = UINT64_C(1) << number;
+	bool untold;
 
-	for (at = &signals.ports; *at != NULL; at = &(*at)->next_signalled)
-		if (*at == port) {
-			*at = port->next_signalled;
-			return;
-		}
+	link_store(link, flight(op)->is.behind);
+	if (watch->first == NULL)
+		watch_restore(watch, number);
+	handlers_wait();
+	untold = (atomic_load(&port->signalled) & bit) != 0;
+	if (!watch_has(watch, port)) /* no op is left that the bit is meant for */
+		atomic_fetch_and(&port->signalled, ~bit);
+	return untold;
 }
 
 void signal_end(struct proa_port *port, struct proa_op *op)
 {
-	unsigned number = (unsigned)op->argument_;
-	struct proa_op **at;
-	bool others = false;
+	int number = (int)op->argument_;
+	struct proa_op **link;
+	bool untold = false;
 
-	for (at = &port->signals; *at != op; at = &flight(*at)->is.behind)
-		;
-	*at = flight(op)->is.behind;
-	for (struct proa_op *other = port->signals; other != NULL; other = flight(other)->is.behind)
-		others |= other->argument_ == number;
-	pthread_mutex_lock(&signals.lock);
-	if (!others)
-		port->signals_wanted &= ~(UINT64_C(1) << number);
-	if (port->signals == NULL)
-		leave(port);
-	if (--signals.count[number] == 0)
-		sigaction((int)number, &signals.before[number], NULL);
-	pthread_mutex_unlock(&signals.lock);
+	pthread_mutex_lock(&lock);
+	for (link = &watches[number].first; *link != NULL && *link != op;)
+		link = &flight(*link)->is.behind;
+	if (*link != NULL)
+		untold = watch_remove(&watches[number], number, link);
+	pthread_mutex_unlock(&lock);
+	/* What has come is told before the end: no signal is swallowed. */
+	if (untold)
+		op_stepped(port, op, number, PROA_MORE);
 }
 
 void signals_deliver(struct proa_port *port, uint64_t which)
 {
-	struct proa_op *op, *next;
+	struct proa_op *op;
+	int number;
 
-	for (op = port->signals; op != NULL; op = next) {
-		next = flight(op)->is.behind;
-		if (which >> op->argument_ & 1)
-			op_stepped(port, op, (int32_t)op->argument_, PROA_MORE);
+	/* The lock keeps other ports' ops where they are; op_stepped() queues
+	 * completions, and ends none. */
+	pthread_mutex_lock(&lock);
+	for (; which != 0; which &= which - 1) {
+		number = __builtin_ctzll(which);
+		for (op = watches[number].first; op != NULL; op = flight(op)->is.behind)
+			if (op->port == port)
+				op_stepped(port, op, number, PROA_MORE);
 	}
+	pthread_mutex_unlock(&lock);
 }
 
 void signals_forget(struct proa_port *port)
 {
-	if (signals.generation != process_generation)
-		return;
-	pthread_mutex_lock(&signals.lock);
-	leave(port);
-	pthread_mutex_unlock(&signals.lock);
+	struct proa_op **link;
+
+	pthread_mutex_lock(&lock);
+	for (int number = 1; number <= SIGNAL_LAST; number++)
+		for (link = &watches[number].first; *link != NULL;)
+			if ((*link)->port == port)
+				watch_remove(&watches[number], number, link);
+			else
+				link = &flight(*link)->is.behind;
+	pthread_mutex_unlock(&lock);
 }

@@ -119,15 +119,26 @@ static bool can_be_polled(int fd)
 #endif
 }
 
+/* TCP tells by a short read that there is no more. */
+enum handle_type unix_stream_type(int family)
+{
+	return family == AF_INET || family == AF_INET6 ? HANDLE_TCP : HANDLE_STREAM;
+}
+
 static enum handle_type socket_type(int fd)
 {
-	int type = 0;
+	int type = 0, protocol = 0;
 	socklen_t length = sizeof type;
 
 	/* SOCK_SEQPACKET connects as a stream does, but keeps messages apart. */
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM)
-		return HANDLE_STREAM;
-	return HANDLE_DATAGRAM;
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_STREAM)
+		return HANDLE_DATAGRAM;
+#ifdef SO_PROTOCOL
+	length = sizeof protocol;
+	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 && protocol == IPPROTO_TCP)
+		return HANDLE_TCP;
+#endif
+	return HANDLE_STREAM;
 }
 
 int unix_classify(int fd, enum handle_type *type, bool *blocking)
@@ -222,9 +233,9 @@ static int listen_at(const struct proa_address *address, const struct proa_liste
 	return code;
 }
 
-static enum handle_type handle_type_of(enum proa_socket_type type)
+static enum handle_type handle_type_of(enum proa_socket_type type, const struct proa_address *address)
 {
-	return type == PROA_STREAM ? HANDLE_STREAM : HANDLE_DATAGRAM;
+	return type == PROA_STREAM ? unix_stream_type(address->to.any.sa_family) : HANDLE_DATAGRAM;
 }
 
 int proa_listen_sized(struct proa_port *port, const char *where,
@@ -245,7 +256,7 @@ int proa_listen_sized(struct proa_port *port, const char *where,
 	fd = listen_at(&address, &options);
 	if (fd < 0)
 		return fd;
-	code = handle_adopt(port, fd, handle_type_of(options.type), true);
+	code = handle_adopt(port, fd, handle_type_of(options.type, &address), true);
 	if (code < 0) {
 		remove_path(&address);
 		return code;
@@ -264,7 +275,7 @@ int proa_socket(struct proa_port *port, const struct proa_address *like, enum pr
 	fd = unix_socket(like->to.any.sa_family, type == PROA_STREAM ? SOCK_STREAM : SOCK_DGRAM);
 	if (fd < 0)
 		return fd;
-	code = handle_adopt(port, fd, handle_type_of(type), true);
+	code = handle_adopt(port, fd, handle_type_of(type, like), true);
 	if (code == 0)
 		*out = fd;
 	return code;

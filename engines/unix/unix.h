@@ -10,6 +10,8 @@
  * where a socket option can do that, SIGPIPE-free. A descriptor or a PROA_E*
  * code. */
 int unix_socket(int family, int type);
+/* What a new stream socket of a family is. */
+enum handle_type unix_stream_type(int family);
 /* A blocking pipe, close-on-exec at both ends. 0 or an error. */
 int unix_pipe(int ends[2]);
 /* What stands behind `fd`, and whether its flags say that it blocks: 0 or

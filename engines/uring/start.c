@@ -332,15 +332,6 @@ static int32_t start_connect(struct proa_port *port, struct proa_op *op)
 
 /* ---- files ------------------------------------------------------------------------------ */
 
-static unsigned open_flags(uint32_t how)
-{
-	unsigned flags = (how & PROA_OPEN_WRITE) == 0 ? O_RDONLY : (how & PROA_OPEN_READ) ? O_RDWR : O_WRONLY;
-
-	return flags | O_CLOEXEC | ((how & PROA_OPEN_CREATE) ? O_CREAT : 0) |
-		((how & PROA_OPEN_EXCLUSIVE) ? O_EXCL : 0) | ((how & PROA_OPEN_TRUNCATE) ? O_TRUNC : 0) |
-		((how & PROA_OPEN_APPEND) ? O_APPEND : 0) | ((how & PROA_OPEN_DIRECTORY) ? O_DIRECTORY : 0);
-}
-
 static const uint8_t file_requests[] = {
 	[PROA_OP_READ] = IORING_OP_READ,
 	[PROA_OP_READV] = IORING_OP_READV,
@@ -432,6 +423,8 @@ static int32_t start_file(struct proa_port *port, struct proa_op *op, uint32_t *
 		return 0;
 	if (op->kind_ == PROA_OP_READV || op->kind_ == PROA_OP_WRITEV)
 		return op_length(op) == 0 ? 0 : start_slices(port, op, opcode);
+	if (op->kind_ == PROA_OP_OPEN && file_open_flags(op->flags_) < 0)
+		return PROA_EINVAL;
 	sqe = ring_request(port, uring);
 	if (sqe == NULL)
 		return STEP_FULL;
@@ -441,7 +434,8 @@ static int32_t start_file(struct proa_port *port, struct proa_op *op, uint32_t *
 		sqe->fd = AT_FDCWD;
 		sqe->addr = (uint64_t)(uintptr_t)op->buffer_;
 		sqe->len = (uint32_t)op->argument_;
-		sqe->open_flags = open_flags(op->flags_);
+		/* A FIFO without a writer must not hold a kernel thread. */
+		sqe->open_flags = (uint32_t)file_open_flags(op->flags_) | O_NONBLOCK;
 	} else {
 		describe_file(op, sqe);
 	}
@@ -504,18 +498,6 @@ int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 	if (handle->type == HANDLE_PIPE || (op->options_ & U_DIRECT))
 		return start_direct(port, op, flags);
 	return start_socket(port, op, handle, flags);
-}
-
-int32_t uring_shut_handle(struct proa_port *port, struct proa_op *op)
-{
-	struct io_uring_sqe *sqe = ring_request(port, uring_of(port));
-
-	if (sqe == NULL)
-		return STEP_FULL;
-	sqe->opcode = IORING_OP_CLOSE;
-	sqe->fd = op->handle_;
-	sqe->user_data = tagged(op, TAG_OP);
-	return STEP_STARTED;
 }
 
 void uring_cancel(struct proa_port *port, struct proa_op *op)

@@ -2,6 +2,7 @@
 #include "engines/uring/uring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -136,6 +137,12 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 		/* No listener, or Linux before 5.19: a try tells which. */
 		if (result == -EINVAL && (uring->can & CAN_MULTI))
 			result = -EAGAIN;
+		break;
+	case PROA_OP_OPEN:
+		/* Only the opening was not to block: reads of a file that is not
+		 * in memory would fail. */
+		if (result >= 0)
+			fcntl(result, F_SETFL, file_open_flags(op->flags_) & ~(O_CLOEXEC | O_CREAT | O_EXCL | O_TRUNC));
 		break;
 	case PROA_OP_STAT:
 	case PROA_OP_FSTAT:
@@ -295,8 +302,6 @@ static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t
 	for (; head != uring->tail; head++) {
 		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data, .res = -ECANCELED };
 
-		if (sq->sqes[head & sq->ring_mask].opcode == IORING_OP_CLOSE)
-			cqe.res = unix_close(sq->sqes[head & sq->ring_mask].fd);
 		sq->sqes[head & sq->ring_mask].user_data = TAG_OTHER;
 		if ((cqe.user_data & TAG_MASK) != TAG_WAKE)
 			completed(port, &cqe);
@@ -402,7 +407,6 @@ const struct engine uring_engine = {
 	.abandon = uring_abandon,
 	.start = uring_start,
 	.cancel = uring_cancel,
-	.shut_handle = uring_shut_handle,
 	.forget = uring_forget,
 	.turn = uring_turn,
 	.descriptor = uring_descriptor,

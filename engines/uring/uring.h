@@ -99,7 +99,6 @@ struct io_uring_sqe *ring_request_with(struct proa_port *port, struct uring *uri
 
 /* start.c */
 int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags);
-int32_t uring_shut_handle(struct proa_port *port, struct proa_op *op);
 void uring_cancel(struct proa_port *port, struct proa_op *op);
 /* Polls the op's descriptor; then it is tried. STEP_STARTED or STEP_FULL. */
 int32_t uring_poll(struct proa_port *port, struct proa_op *op);

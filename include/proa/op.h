@@ -20,11 +20,11 @@ static inline void proa_op_init(struct proa_op *op, struct proa_port *port, void
 	op->data = data;
 }
 
-/* Starts a prepared op on its port. From here to its final completion the op and
- * all that it names are the library's. `done` NULL: taken by proa_wait(), or nobody
- * wants to know. Nothing to check: failures are completions, and none comes before
- * this has returned. The ticket, never 0 and never reused, is for
- * proa_cancel_ticket(). From the port's threads. */
+/* Starts an op on its port; it has been prepared for this very submission. From here
+ * to its final completion the op and all that it names are the library's. `done`
+ * NULL: taken by proa_wait(), or nobody wants to know. Nothing to check: failures are
+ * completions, and none comes before this has returned. The ticket, never 0 and never
+ * reused, is for proa_cancel_ticket(). From the port's threads. */
 PROA_API uint64_t proa_submit(struct proa_op *op, proa_done_fn *done);
 
 /* Asks that an op in flight end early; it then reports what really happened, in its

@@ -76,6 +76,9 @@ void test_register(struct test *test)
 
 void test_passed_line(const char *file, int line)
 {
+	/* A check inside a helper says less than the test's own before it. */
+	if (strcmp(base_name(file), "harness.c") == 0)
+		return;
 	atomic_store_explicit(&report->file, file, memory_order_relaxed);
 	atomic_store_explicit(&report->line, line, memory_order_relaxed);
 }
@@ -467,13 +470,16 @@ void reset_on_close(int socket)
 
 void shrink_buffers(const struct ends *ends)
 {
-	int least = 4096;
+	/* Less room for received bytes than a segment of loopback's, 64 KiB, makes
+	 * TCP crawl from timer to timer. A pipe has neither option; its least is
+	 * a page. */
+	int least = 4096, segment = 65536;
 
-	/* A pipe has neither option; its least is a page. */
 	if (setsockopt(ends->ours, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least)) < 0)
 		CHECK_SYSTEM(fcntl(ends->ours, F_SETPIPE_SZ, least));
 	else
-		CHECK_SYSTEM(setsockopt(ends->peer, SOL_SOCKET, SO_RCVBUF, &least, sizeof(least)));
+		CHECK_SYSTEM(
+			setsockopt(ends->peer, SOL_SOCKET, SO_RCVBUF, &segment, sizeof(segment)));
 }
 
 /* ---- Peers ---- */
@@ -731,7 +737,7 @@ static void become_test(const struct profile *profile, struct report *own, int o
 	dup2(output, STDOUT_FILENO);
 	dup2(output, STDERR_FILENO);
 	close(output);
-	setvbuf(stdout, NULL, _IOLBF, 0);
+	setvbuf(stdout, NULL, _IONBF, 0);
 	choose_engine(profile);
 }
 

@@ -191,7 +191,7 @@ int tcp_listener(int backlog, struct proa_address *address);
 int tcp_connect_to(const struct proa_address *address);
 /* Makes a close of the peer send a reset. */
 void reset_on_close(int socket);
-/* As small as the system allows: a few sends fill it. */
+/* Small buffers: less than 200,000 bytes fill them. */
 void shrink_buffers(const struct ends *ends);
 
 /* Whole transfers on a plain descriptor. */

@@ -262,7 +262,7 @@ TEST(13, "aborted", connections_that_are_gone)
 
 /* ---- Rule 13: want of descriptors ---- */
 
-#define PADS 64
+#define PADS 2048
 
 struct want {
 	int pads[PADS];

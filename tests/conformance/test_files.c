@@ -909,109 +909,100 @@ static int count_threads(void)
 	return count;
 }
 
-#define FIFOS 30
-
-/* A FIFO opens when its other end does: the slowest file there is. */
-static void make_fifos(char paths[FIFOS][256])
-{
-	for (int i = 0; i < FIFOS; i++) {
-		char name[16];
-
-		snprintf(name, sizeof(name), "fifo%d", i);
-		snprintf(paths[i], 256, "%s", test_path(name));
-		CHECK_SYSTEM(mkfifo(paths[i], 0600));
-	}
-}
-
-static void start_opens(struct proa_port *port, struct record *opens, char paths[FIFOS][256])
-{
-	for (int i = 0; i < FIFOS; i++) {
-		record_init(&opens[i], port);
-		proa_prep_open(&opens[i].op, paths[i], PROA_OPEN_READ, 0);
-		record_submit(&opens[i]);
-	}
-}
-
-/* Opens the other end as soon as somebody waits for it. */
-static int let_open(struct proa_port *port, struct record *open_op, const char *path)
-{
-	int fd = -1;
-
-	RUN_UNTIL(port,
-		open_op->finals == 1 || (fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC)) >= 0);
-	if (fd >= 0)
-		RUN_UNTIL(port, open_op->finals == 1);
-	return fd;
-}
-
-TEST(26, "workers", stuck_opens_hold_up_nothing_else)
+/* A FIFO may keep open(2) waiting for ever: not here. */
+TEST(26, "workers", fifos_open_at_once)
 {
 	struct proa_port *port = test_port();
-	char paths[FIFOS][256], room[8];
-	struct record opens[FIFOS], tick, record;
-	struct ends ends = unix_ends();
-	int64_t since = test_clock();
+	const char *path = test_path("fifo");
+	struct record record;
+	proa_handle handle;
+	char room[8];
+	int peer;
 
-	make_fifos(paths);
-	start_opens(port, opens, paths);
-	record_init(&tick, port);
-	proa_prep_interval(&tick.op, 0, PROA_MILLISECOND);
-	record_submit(&tick);
+	CHECK_SYSTEM(mkfifo(path, 0600));
+	handle = open_file(port, path, PROA_OPEN_READ);
+	peer = CHECK_SYSTEM(open(path, O_WRONLY | O_CLOEXEC));
 	record_init(&record, port);
-	proa_prep_recv(&record.op, ends.ours, room, 8, 0);
+	proa_prep_recv(&record.op, handle, room, 8, 0);
 	record_submit(&record);
-	RUN_UNTIL(port, tick.count >= 50);
-	CHECK(test_clock() - since < 2 * PROA_SECOND * test_factor());
-	peer_write(ends.peer, "abc", 3);
+	run_quiet(port);
+	CHECK_INT(record.finals, 0);
+	peer_write(peer, "abc", 3);
 	RUN_UNTIL(port, record.finals == 1);
-	/* Bounded, by the port's options or the default of four. */
-	CHECK(count_threads() <= 12);
-	for (int i = 0; i < FIFOS; i++) {
-		int fd;
-
-		CHECK_INT(opens[i].finals, 0);
-		fd = let_open(port, &opens[i], paths[i]);
-		CHECK(opens[i].last >= 0);
-		peer_write(fd, "abc", 3);
-		proa_prep_recv(&record.op, opens[i].last, room, 8, 0);
-		CHECK_INT(record_run(&record), 3);
-		close(fd);
-		close_handle(port, opens[i].last);
-	}
-	close_handle(port, ends.ours);
-	close(ends.peer);
+	CHECK_INT(record.last, 3);
+	close_handle(port, handle);
+	/* With nobody to read there is nothing to write to. */
+	close(peer);
+	CHECK(try_open(port, path, PROA_OPEN_WRITE) < 0);
 	test_close(port);
 }
 
-/* Cancelled: what no thread has begun is dropped, what has begun is waited for
- * or interrupted. Nothing is lost either way. */
-TEST(26, "workers", stuck_opens_cancelled)
+#define JOBS 30
+
+/* A job that waits until somebody closes the other end of a pipe. */
+static int32_t wait_for_end(void *argument)
+{
+	char byte;
+
+	return (int32_t)read(*(int *)argument, &byte, 1) + 7;
+}
+
+/* Threads that are stuck hold up files alone, and those not for ever. */
+TEST(26, "workers", stuck_jobs)
 {
 	struct proa_port *port = test_port();
-	char paths[FIFOS][256];
-	struct record opens[FIFOS];
-	int begun = 0;
+	const char *path = make_file("file", 1000);
+	struct record jobs[JOBS], tick, receive, open_op;
+	struct ends ends = unix_ends();
+	int pair[2], dropped = 0;
+	int64_t since = test_clock();
+	char room[8];
 
-	make_fifos(paths);
-	start_opens(port, opens, paths);
-	run_quiet(port);
-	for (int i = 0; i < FIFOS; i++)
-		proa_cancel(&opens[i].op);
-	run_quiet(port);
-	for (int i = 0; i < FIFOS; i++)
-		begun += opens[i].finals == 0;
-	printf("%d wait for their end\n", begun);
-	CHECK(begun <= 11);
-	for (int i = 0; i < FIFOS; i++) {
-		int fd = let_open(port, &opens[i], paths[i]);
-
-		if (opens[i].last >= 0)
-			close_handle(port, opens[i].last);
-		else
-			CHECK_INT(opens[i].last, PROA_ECANCELED);
-		if (fd >= 0)
-			close(fd);
+	CHECK_SYSTEM(pipe2(pair, O_CLOEXEC));
+	for (int i = 0; i < JOBS; i++) {
+		record_init(&jobs[i], port);
+		proa_prep_work(&jobs[i].op, wait_for_end, &pair[0]);
+		record_submit(&jobs[i]);
 	}
+	record_init(&tick, port);
+	proa_prep_interval(&tick.op, 0, PROA_MILLISECOND);
+	record_submit(&tick);
+	record_init(&open_op, port);
+	proa_prep_open(&open_op.op, path, PROA_OPEN_READ, 0);
+	record_submit(&open_op);
+	record_init(&receive, port);
+	proa_prep_recv(&receive.op, ends.ours, room, 8, 0);
+	record_submit(&receive);
+	RUN_UNTIL(port, tick.count >= 50);
+	CHECK(test_clock() - since < 2 * PROA_SECOND * test_factor());
+	peer_write(ends.peer, "abc", 3);
+	RUN_UNTIL(port, receive.finals == 1);
+	/* Four of ours, the kernel's four, and ourselves. */
+	CHECK(count_threads() <= 9);
+	for (int i = 0; i < JOBS; i++) {
+		CHECK_INT(jobs[i].finals, 0);
+		proa_cancel(&jobs[i].op);
+	}
+	run_for(port, 50 * PROA_MILLISECOND);
+	for (int i = 0; i < JOBS; i++) {
+		dropped += (int)jobs[i].finals;
+		if (jobs[i].finals == 1)
+			CHECK_INT(jobs[i].last, PROA_ECANCELED);
+	}
+	/* Those begun are waited for, and tell what really happened. */
+	CHECK_INT(dropped, JOBS - 4);
+	close(pair[1]);
+	for (int i = 0; i < JOBS; i++) {
+		RUN_UNTIL(port, jobs[i].finals == 1);
+		CHECK(jobs[i].last == 7 || jobs[i].last == PROA_ECANCELED);
+		dropped -= jobs[i].last == PROA_ECANCELED;
+	}
+	CHECK_INT(dropped, 0);
+	RUN_UNTIL(port, open_op.finals == 1);
+	close_handle(port, open_op.last);
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	close(pair[0]);
 	test_close(port);
 }
 

@@ -678,6 +678,7 @@ TEST(9, "order of sends", shutdown_overtakes_nothing)
 		struct ends ends = maker->make(true);
 		struct peer_reader reader = { .fd = ends.peer, .piece = 100000 };
 		struct record *ops = make_records(port, 3);
+		char back[8];
 
 		if (!maker->socket) {
 			free(ops);
@@ -703,7 +704,7 @@ TEST(9, "order of sends", shutdown_overtakes_nothing)
 		CHECK_INT(reader.wrong, UINT64_MAX);
 		/* Our other direction is as it was. */
 		peer_write(ends.peer, "back", 4);
-		proa_prep_recv(&ops[0].op, ends.ours, bytes, 100, 0);
+		proa_prep_recv(&ops[0].op, ends.ours, back, sizeof(back), 0);
 		CHECK_INT(record_run(&ops[0]), 4);
 		close_ends(port, &ends);
 		free(ops);

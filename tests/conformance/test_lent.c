@@ -1074,7 +1074,7 @@ static void storm_cancel_received(struct record *record, const struct proa_compl
 	proa_give_back(buffer);
 }
 
-TEST_SLOW(11, "ends", cancels_lose_no_data)
+TEST_SLOW(11, "ends", cancelled_lent_receives_lose_no_data)
 {
 	struct proa_port *port = test_port();
 

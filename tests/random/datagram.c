@@ -190,7 +190,7 @@ static void judge_recv_multi(struct task *task, const struct proa_completion *c)
 	HOLDS(proa_lent_from(buffer, &sender) == 0, "a lent datagram does not know its sender");
 	check_sender(from, &sender);
 	come(from, buffer->data, buffer->length, false);
-	lend_hold(task->pool, buffer, NULL);
+	lend_hold(task->pool, buffer, NULL, false);
 }
 
 static void receive_by_multi(struct side *side)

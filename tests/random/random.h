@@ -183,8 +183,10 @@ struct pool_model {
 
 void pools_open(void);
 struct pool_model *pool_any(void);
-/* A completion lent `buffer`: holds it for a random while. */
-void lend_hold(struct pool_model *pool, struct proa_buffer *buffer, struct end *end);
+/* A completion lent `buffer`: holds it for a random while. `was_ended`: the end of
+ * the receive has been asked for. */
+void lend_hold(
+	struct pool_model *pool, struct proa_buffer *buffer, struct end *end, bool was_ended);
 /* A buffer to send from, or NULL. */
 struct proa_buffer *lend_take(struct pool_model **pool);
 void lend_untake(struct pool_model *pool, struct proa_buffer *buffer);

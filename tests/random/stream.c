@@ -282,10 +282,19 @@ static void judge_unsent(struct task *task, int32_t result, uint64_t count)
 	lane_doom(task);
 }
 
+/* A chain has the channel until none of its sends is in flight: the last may be
+ * cancelled before the others have begun. */
 static void release_channel(const struct task *task)
 {
-	if (task->channel->owner == task)
-		task->channel->owner = NULL;
+	struct channel *channel = task->channel;
+	struct task *other;
+
+	if (channel->owner != task)
+		return;
+	channel->owner = NULL;
+	FOR_TASKS(other)
+	if (other != task && other->channel == channel && other->is_send && other->is_linked)
+		channel->owner = other;
 }
 
 static void judge_send(struct task *task, const struct proa_completion *c)
@@ -522,7 +531,8 @@ static void judge_lent(struct task *task, const struct proa_completion *c)
 	HOLDS(!task->end->is_closing, "#%llu %s lends a buffer while its handle closes",
 		(unsigned long long)task->serial, task->what);
 	check_bytes(task, buffer->data, buffer->length);
-	lend_hold(task->pool, buffer, task->end);
+	lend_hold(task->pool, buffer, task->end,
+		task->is_cancelled || task->earliest != PROA_FOREVER || world.is_shut);
 }
 
 static void judge_receive_lent(struct task *task, const struct proa_completion *c)

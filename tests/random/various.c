@@ -118,6 +118,17 @@ static void move_timer(void)
 	}
 }
 
+/* The handle has to be the port's, and a foreign one may not have had an op. */
+static void make_of_handle(struct task *task, struct end *end, const char *what)
+{
+	int error = proa_attach(world.port, end->handle);
+
+	HOLDS(error == 0, "proa_attach() gives %s", proa_error_name(error));
+	proa_op_with(task->op, end->handle);
+	task->end = end;
+	task->what = what;
+}
+
 void timer_step(void)
 {
 	unsigned what = (unsigned)choose(100);
@@ -133,11 +144,8 @@ void timer_step(void)
 	} else {
 		task = timer_task();
 		end = chance(20) ? end_any() : NULL;
-		if (end != NULL) {
-			proa_op_with(task->op, end->handle);
-			task->end = end;
-			task->what = "timer of a handle";
-		}
+		if (end != NULL)
+			make_of_handle(task, end, "timer of a handle");
 		task_limit(task);
 		task_submit(task);
 	}
@@ -267,9 +275,7 @@ void work_step(void)
 	struct end *end = chance(15) ? end_any() : NULL;
 
 	if (end != NULL) {
-		proa_op_with(task->op, end->handle);
-		task->end = end;
-		task->what = "job of a handle";
+		make_of_handle(task, end, "job of a handle");
 	} else if (chance(40)) {
 		job->post = task_new("post by a thread", judge_foreign_post, NULL);
 		job->post->number = choose(1000000);
