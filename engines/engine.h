@@ -50,6 +50,8 @@ struct engine {
 	void (*pool_close)(struct proa_port *port, struct proa_pool *pool);
 	/* Buffers have become free; the engine may pool_take_free() some. */
 	void (*pool_refill)(struct proa_port *port, struct proa_pool *pool);
+	/* A buffer is wanted, and the engine has the last free ones. */
+	void (*pool_reclaim)(struct proa_port *port, struct proa_pool *pool);
 };
 
 extern const struct engine uring_engine, epoll_engine, poll_engine, select_engine;

@@ -145,6 +145,20 @@ int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slic
 	return used;
 }
 
+/* Bytes have gone out: what is limited in time by progress begins anew. */
+static void lane_progress(struct proa_port *port, struct handle *handle, struct proa_op *head)
+{
+	struct proa_op *close;
+
+	if (head->timeout_ != PROA_FOREVER)
+		op_limit(port, head);
+	if (handle->state & HANDLE_FLUSHING) {
+		close = flight(handle->others)->prev;
+		if (close->timeout_ != PROA_FOREVER)
+			op_limit(port, close);
+	}
+}
+
 /* Gives `bytes` to the sends at the head of the lane that took them; ends those
  * that have all. */
 static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t bytes)
@@ -153,14 +167,14 @@ static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t 
 	uint64_t left;
 	bool some;
 
+	if (bytes > 0 && ((handle->state & HANDLE_FLUSHING) || handle->sends->timeout_ != PROA_FOREVER))
+		lane_progress(port, handle, handle->sends);
 	do {
 		op = handle->sends;
 		left = op_length(op) - flight(op)->moved;
 		some = (op->flags_ & PROA_SOME) && bytes > 0;
 		if (left > bytes && !some) {
 			flight(op)->moved += bytes;
-			if (bytes > 0 && op->timeout_ != PROA_FOREVER)
-				op_limit(port, op);
 			return;
 		}
 		if (left > bytes)

@@ -472,6 +472,9 @@ static bool step_accept(struct proa_port *port, struct proa_op *op, int32_t resu
 		accept_starve(port, op, result == -23 ? PROA_EMFILE : result == -105 ? PROA_ENOMEM : result);
 		return false;
 	}
+	/* Whose end has been asked for does not end by a want. */
+	if (is_want(result) && multi)
+		result = PROA_ECANCELED;
 	op_end(port, op, result, 0);
 	return false;
 }
@@ -846,14 +849,15 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 	int error = op_find_handle(port, op, &handle);
 
 	if (error < 0) {
-		if (handle != NULL && (handle->state & HANDLE_CLOSING))
+		if (error == PROA_EBADF && handle != NULL && (handle->state & HANDLE_CLOSING))
 			handle->undelivered++; /* the close comes after it: see handle_close_take() */
 		op->handle_ = PROA_NO_HANDLE;
 		op_end(port, op, error, 0);
 		return;
 	}
 	if (op->kind_ != PROA_OP_CLOSE) {
-		error = port->shut || (op->options_ & OPT_CANCEL) ? PROA_ECANCELED
+		error = atomic_load_explicit(&port->shut_asked, memory_order_relaxed) || (op->options_ & OPT_CANCEL)
+			? PROA_ECANCELED
 			: port->max_inflight != 0 && port->in_flight > port->max_inflight
 			? PROA_EAGAIN
 			: op_check(port, op, handle);
@@ -1022,6 +1026,10 @@ void op_cancel(struct proa_port *port, struct proa_op *op)
 	op->options_ |= OPT_CANCEL;
 	switch (op->state_) {
 	case OP_LINKED:
+		/* Its chain ends in order: when the one before it is to end, it
+		 * takes this one along. */
+		if (port->cancelling_all || (flight(op)->is.before->options_ & OPT_CANCEL))
+			break;
 		flight(op)->is.before->next_ = NULL;
 		op_end(port, op, PROA_ECANCELED, 0);
 		break;
@@ -1175,6 +1183,7 @@ void port_cancel_all(struct proa_port *port)
 	struct handle *handle;
 	int fd;
 
+	port->cancelling_all = true;
 	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
 		handle = handle_find(port, fd);
 		op_cancel_list(port, &handle->recvs, 0);
@@ -1184,6 +1193,7 @@ void port_cancel_all(struct proa_port *port)
 	}
 	for (int i = 0; i < LOOSE_LISTS; i++)
 		op_cancel_list(port, &port->loose[i], 0);
+	port->cancelling_all = false;
 }
 
 void proa_cancel_all(struct proa_port *port)

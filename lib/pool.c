@@ -43,7 +43,6 @@ struct proa_pool {
 	uint32_t block_count, block_room;
 	uint32_t buffer_size, stride, count, limit, per_handle;
 	uint32_t provided; /* free, and with the engine */
-	uint32_t surplus; /* buffers received beyond a handle's share, not lent yet */
 	struct proa_buffer *free, *free_end;
 	uint32_t free_count;
 	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
@@ -79,6 +78,15 @@ static unsigned char *buffer_start(const struct proa_pool *pool, const struct pr
 void pool_provided(struct proa_pool *pool, int more)
 {
 	pool->provided += (uint32_t)more;
+}
+
+/* A kernel that receives on and on may take some dozens of buffers beyond a
+ * handle's share before it is stopped: not where others would miss them. */
+#define AMPLE 1024
+
+bool pool_is_ample(const struct proa_pool *pool)
+{
+	return pool->limit >= AMPLE;
 }
 
 bool pool_is_empty(const struct proa_pool *pool)
@@ -173,12 +181,10 @@ static bool block_room(struct proa_pool *pool)
 	return true;
 }
 
-/* `wanted` more, or fewer at the limit or when memory is short; false: none.
- * What a paused handle was sent beyond its share does not count: others need
- * the buffers that it takes. */
+/* `wanted` more, or fewer at the limit or when memory is short; false: none. */
 static bool pool_grow(struct proa_pool *pool, uint32_t wanted)
 {
-	uint32_t before = pool->count, most = pool->limit + pool->surplus + pool->provided, n;
+	uint32_t before = pool->count, most = pool->limit, n;
 	struct block *block;
 
 	while (pool->count < most && wanted > 0 && block_room(pool)) {
@@ -199,9 +205,11 @@ struct proa_buffer *pool_take_free(struct proa_pool *pool)
 	struct proa_buffer *buffer = pool->free;
 
 	if (buffer == NULL) {
-		if (!pool_grow(pool, pool->count))
-			return NULL;
+		if (!pool_grow(pool, pool->count) && pool->provided > 0 && pool->port != NULL)
+			pool->port->engine->pool_reclaim(pool->port, pool);
 		buffer = pool->free;
+		if (buffer == NULL)
+			return NULL;
 	}
 	pool->free = lent(buffer)->next;
 	pool->free_count--;
@@ -328,7 +336,6 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 		 * nobody saw, are free again; what the program holds it keeps. */
 		pool->free = pool->free_end = NULL;
 		pool->free_count = 0;
-		pool->surplus = 0;
 		pool->provided = 0;
 		for (i = 0; i < pool->block_count; i++)
 			for (j = 0; j < pool->blocks[i]->count; j++) {
@@ -513,12 +520,11 @@ static void deliver(struct proa_port *port, struct proa_op *op, struct handle *h
 /* Hands over what came in beyond the share: as much as may be, or (all) all. */
 static void surplus_deliver(struct proa_port *port, struct proa_op *op, struct handle *handle, bool all)
 {
-	struct proa_pool *pool = op->buffer_;
+	const struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer;
 
 	while ((buffer = *surplus(op)) != NULL && (all || handle->lent < pool->per_handle) && port_has_room(port)) {
 		*surplus(op) = lent(buffer)->next;
-		pool->surplus--;
 		deliver(port, op, handle, buffer, (int32_t)lent(buffer)->holders, false);
 	}
 }
@@ -530,7 +536,6 @@ static void surplus_drop(struct proa_port *port, struct proa_op *op)
 
 	while ((buffer = *surplus(op)) != NULL) {
 		*surplus(op) = lent(buffer)->next;
-		pool->surplus--;
 		put_back(port, pool, buffer);
 		queue_serve(port, pool);
 	}
@@ -545,7 +550,6 @@ static void surplus_add(struct proa_op *op, struct proa_buffer *buffer, int32_t 
 	lent(buffer)->next = NULL;
 	atomic_store_explicit(&lent(buffer)->holders, (uint32_t)result, memory_order_relaxed);
 	*at = buffer;
-	lent(buffer)->pool->surplus++;
 }
 
 /* The attempt has ended for good: `result` is final, once the surplus is out. */

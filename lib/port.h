@@ -200,6 +200,7 @@ struct proa_port {
 	unsigned features; /* bits 1u << enum proa_feature */
 	bool external; /* proa_port_descriptor() was asked for */
 	bool kicked;   /* ... and has been made readable */
+	bool cancelling_all;
 	int outer, outer_timer; /* its epoll and timerfd */
 
 	/* from other threads */
@@ -355,6 +356,8 @@ uint64_t op_length(const struct proa_op *op);
 /* A free buffer, growing the pool if it may; NULL: none. */
 struct proa_buffer *pool_take_free(struct proa_pool *pool);
 void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer);
+/* May a receive run ahead of the program? */
+bool pool_is_ample(const struct proa_pool *pool);
 bool pool_is_empty(const struct proa_pool *pool);
 /* The engine took free buffers for the kernel, or got some back. */
 void pool_provided(struct proa_pool *pool, int more);

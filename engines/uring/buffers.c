@@ -94,10 +94,65 @@ void buffers_refill(struct proa_port *port, struct proa_pool *pool)
 	}
 }
 
+/* Buffers that the kernel has used, and whose completions are still to be taken
+ * in. It uses them in the order of the ring. */
+static uint32_t used_untold(const struct uring *uring, const struct proa_pool *pool)
+{
+	const struct io_uring_cq *cq = &uring->ring.cq;
+	unsigned head = *cq->khead, tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE);
+	uint32_t count = 0;
+
+	for (; head != tail; head++) {
+		const struct io_uring_cqe *cqe = &cq->cqes[head & cq->ring_mask];
+		const struct proa_op *op = (const struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
+
+		if ((cqe->flags & IORING_CQE_F_BUFFER) && op->buffer_ == pool)
+			count++;
+	}
+	return count;
+}
+
+void buffers_reclaim(struct proa_port *port, struct proa_pool *pool)
+{
+	struct uring *uring = uring_of(port);
+	struct ring_pool *ring = pool_engine(pool);
+	struct io_uring_buf_reg reg = { 0 };
+	uint32_t used, i;
+
+	if (ring == NULL || ring == &no_ring || ring->provided == 0)
+		return;
+	if (io_uring_unregister_buf_ring(&uring->ring, ring->group) != 0)
+		return;
+	used = used_untold(uring, pool);
+	for (i = used; i < ring->provided; i++) {
+		uint16_t at = (uint16_t)(ring->tail - ring->provided + i);
+
+		pool_put_free(pool, pool_buffer(pool, ring->ring->bufs[at & (ring->entries - 1)].bid));
+	}
+	pool_provided(pool, (int)used - (int)ring->provided);
+	ring->provided = used;
+	ring->tail = 0;
+	ring->ring->tail = 0;
+	reg.ring_addr = (uint64_t)(uintptr_t)ring->ring;
+	reg.ring_entries = ring->entries;
+	reg.bgid = ring->group;
+	if (io_uring_register_buf_ring(&uring->ring, &reg, 0) != 0) {
+		/* Receives go by readiness from here on. */
+		group_put(uring, ring->group);
+		munmap(ring->ring, ring->size);
+		ring->ring = NULL;
+		pool_provided(pool, -(int)ring->provided);
+		free(ring);
+		pool_set_engine(pool, &no_ring);
+	}
+}
+
 void buffers_used(struct proa_port *port, struct proa_pool *pool)
 {
 	struct ring_pool *ring = pool_engine(pool);
 
+	if (UNLIKELY(ring == NULL || ring == &no_ring))
+		return;
 	ring->provided--;
 	pool_provided(pool, -1);
 	if (!pool_is_empty(pool))

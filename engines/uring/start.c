@@ -97,8 +97,6 @@ static int32_t start_recv(struct proa_port *port, struct proa_op *op, const stru
 	sqe->msg_flags = (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0;
 	if (handle->type == HANDLE_DATAGRAM)
 		sqe->msg_flags |= MSG_TRUNC; /* tells the whole length of one that is cut */
-	else if ((op->flags_ & (PROA_ALL | PROA_PEEK)) == PROA_ALL)
-		sqe->msg_flags |= MSG_WAITALL;
 	sqe->user_data = tagged(op, TAG_OP);
 	return STEP_STARTED;
 }
@@ -181,7 +179,7 @@ int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first)
 	struct uring *uring = uring_of(port);
 	const struct handle *handle = handle_find(port, op->handle_);
 	struct ring_pool *ring = buffers_ring(port, op->buffer_);
-	bool multi = op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI);
+	bool multi = op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI) && pool_is_ample(op->buffer_);
 	struct io_uring_sqe *sqe;
 
 	/* On an empty ring the kernel would give up at once, data or not. */
@@ -227,7 +225,9 @@ static int32_t start_send(struct proa_port *port, struct proa_op *op)
 		return STEP_FULL;
 	count = lane_gather(port, op, scratch->slices, SCRATCH_SLICES, &bytes, &more);
 	sqe->fd = op->handle_;
-	sqe->msg_flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0) | ((op->flags_ & PROA_SOME) ? 0 : MSG_WAITALL);
+	/* Without MSG_WAITALL, though all of it is to go out: the bytes of a part
+	 * are progress, which limits in time are counted from. */
+	sqe->msg_flags = MSG_NOSIGNAL | (more ? MSG_MORE : 0);
 	sqe->user_data = tagged(op, TAG_OP);
 	if (count == 1 && op->kind_ != PROA_OP_SENDMSG) {
 		uring->scratch_count--;

@@ -35,6 +35,30 @@ static int32_t open_envelope(struct proa_port *port, struct proa_op *op, int32_t
 	return cut ? PROA_EMSGSIZE : result;
 }
 
+static void keep_sender(struct proa_buffer *buffer, const struct envelope *envelope)
+{
+	memcpy(buffer->data - POOL_ADDRESS_ROOM, &envelope->sender, sizeof envelope->sender);
+	if (envelope->message.msg_namelen == 0)
+		memset(buffer->data - POOL_ADDRESS_ROOM, 0, sizeof(struct sockaddr));
+}
+
+/* For a datagram without bytes the kernel takes no buffer; but who sent it is to
+ * be known. */
+static void empty_datagram(struct proa_port *port, struct proa_op *op)
+{
+	struct envelope *envelope = flight(op)->is.engine;
+	struct proa_buffer *buffer = pool_take_free(op->buffer_);
+
+	if (buffer != NULL)
+		keep_sender(buffer, envelope);
+	envelope_put(uring_of(port), envelope);
+	/* Without any it is as if it had not come: datagrams may be lost. */
+	if (buffer == NULL)
+		op_stepped(port, op, STEP_NO_BUFFER, 0);
+	else
+		op_stepped(port, op, 0, LENT_FLAGS(pool_id(buffer)));
+}
+
 static void lent_filled(struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result,
 	unsigned cqe_flags)
 {
@@ -56,9 +80,7 @@ static void lent_filled(struct proa_port *port, struct proa_op *op, const struct
 	buffer->length = (uint32_t)result;
 	if (datagram) {
 		envelope = flight(op)->is.engine;
-		memcpy(buffer->data - POOL_ADDRESS_ROOM, &envelope->sender, sizeof envelope->sender);
-		if (envelope->message.msg_namelen == 0)
-			memset(buffer->data - POOL_ADDRESS_ROOM, 0, sizeof(struct sockaddr));
+		keep_sender(buffer, envelope);
 		if (envelope->message.msg_flags & MSG_TRUNC)
 			result = PROA_EMSGSIZE;
 		envelope_put(uring_of(port), envelope);
@@ -102,6 +124,10 @@ static void lent_completed(struct proa_port *port, struct proa_op *op, int32_t r
 		lent_filled(port, op, handle, result, cqe_flags);
 		return;
 	}
+	if (result == 0 && handle->type == HANDLE_DATAGRAM && (op->options_ & U_DIRECT) == 0) {
+		empty_datagram(port, op);
+		return;
+	}
 	if (lent_refused(port, op, handle, result))
 		return;
 	if (result == -ENOBUFS)
@@ -135,8 +161,11 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 		break;
 	case PROA_OP_ACCEPT_MULTI:
 		/* No listener, or Linux before 5.19: a try tells which. */
-		if (result == -EINVAL && (uring->can & CAN_MULTI))
-			result = -EAGAIN;
+		if (result == -EINVAL && (uring->can & CAN_MULTI) && (op->options_ & OPT_CANCEL) == 0) {
+			op->options_ |= U_DIRECT;
+			op_start(port, op);
+			return;
+		}
 		break;
 	case PROA_OP_OPEN:
 		/* Only the opening was not to block: reads of a file that is not
@@ -412,4 +441,5 @@ const struct engine uring_engine = {
 	.descriptor = uring_descriptor,
 	.pool_close = buffers_close,
 	.pool_refill = buffers_refill,
+	.pool_reclaim = buffers_reclaim,
 };

@@ -112,6 +112,8 @@ void envelopes_free(struct uring *uring);
 struct ring_pool *buffers_ring(struct proa_port *port, struct proa_pool *pool);
 void buffers_close(struct proa_port *port, struct proa_pool *pool);
 void buffers_refill(struct proa_port *port, struct proa_pool *pool);
+/* Takes back what the kernel has not used. */
+void buffers_reclaim(struct proa_port *port, struct proa_pool *pool);
 /* The kernel used a buffer of the pool. */
 void buffers_used(struct proa_port *port, struct proa_pool *pool);
 

@@ -42,7 +42,7 @@ struct task {
 	const int32_t *may_fail; /* further errors, ended by 0; may be NULL */
 
 	/* Its chain. */
-	struct task *then;
+	struct task *before, *then;
 	bool is_linked, before_ended, before_failed;
 	bool (*did_all)(const struct task *task, int32_t result);
 

@@ -90,6 +90,7 @@ void broken(const char *format, ...)
 		for (; from != traced; from++)
 			fprintf(stderr, "  %s\n", traces[from % TRACE_LINES]);
 	}
+	tell_in_flight();
 	fprintf(stderr, "seed %llu engine %s: ", (unsigned long long)world.seed, world.engine);
 	va_start(arguments, format);
 	vfprintf(stderr, format, arguments);
@@ -102,7 +103,6 @@ static void check_time(void)
 {
 	if (clock_ns() < world.ends_by)
 		return;
-	tell_in_flight();
 	broken("does not come to an end");
 }
 
@@ -222,6 +222,7 @@ void task_submit(struct task *task)
 void task_link(struct task *task, struct task *next)
 {
 	task->then = next;
+	next->before = task;
 	next->is_linked = true;
 	proa_link(task->op, next->op, task_done);
 }
@@ -285,6 +286,8 @@ void cancel_task(struct task *task)
 		return;
 	trace("cancel #%llu %s", (unsigned long long)task->serial, task->what);
 	task->is_cancelled = true;
+	if (task->is_close && task->end != NULL)
+		task->end->is_flushing = false;
 	world.in_call = true;
 	if (chance(50) || task->is_linked)
 		proa_cancel(task->op);
@@ -361,7 +364,11 @@ static void judge_chain(struct task *task, const struct proa_completion *c)
 	else if (task->is_linked && task->before_failed && !task->is_close)
 		HOLDS(c->result == PROA_ECANCELED, "#%llu %s of a broken chain gives %d",
 			(unsigned long long)task->serial, task->what, c->result);
+	/* It may have been cancelled, and be gone, before what it was linked to. */
+	if (task->before != NULL)
+		task->before->then = NULL;
 	if (task->then != NULL) {
+		task->then->before = NULL;
 		task->then->before_ended = true;
 		task->then->before_failed = task->before_failed || !has_done_all(task, c->result);
 	}

@@ -635,14 +635,19 @@ static void no_resolver_threads(void **state)
 	struct proa_port *port = make_port(1);
 	static struct asking first, second;
 	struct proa_op *finished[2];
+	int error;
 
 	(void)state;
 #ifdef SANITIZED
 	skip();
 #endif
-	pause_ms(20); /* the last test's threads go */
 	atomic_store(&threads_allowed, 0);
-	assert_int_equal(ask(port, &first, "127.0.0.1", NULL, 8), PROA_EAGAIN);
+	/* The last test's threads are on their way out. */
+	while ((error = ask(port, &first, "127.0.0.1", NULL, 8)) == 0) {
+		assert_int_equal(answer(port, &first), 1);
+		pause_ms(5);
+	}
+	assert_int_equal(error, PROA_EAGAIN);
 	resolve_system = slow_system;
 	gate_open(&slow, 0);
 	atomic_store(&threads_allowed, 1);
@@ -657,40 +662,59 @@ static void no_resolver_threads(void **state)
 	free_port(port);
 }
 
+/* In a forked child: a look-up of its own. 0, or what went wrong. */
+static char child_looks_up(void)
+{
+	struct proa_port *port = make_port(1);
+	static struct asking asking;
+
+	alarm(20);
+	resolve_system = getaddrinfo;
+	if (ask(port, &asking, "127.0.0.3", NULL, 8) != 0)
+		return 1;
+	if (answer(port, &asking) != 1 || !is_v4(&asking.found[0], 0x7f000003, 0))
+		return 2;
+	free_port(port);
+	return 0;
+}
+
 /* A child has no threads, whatever the parent's were at: it begins afresh. */
 static void forked(void **state)
 {
-	struct proa_port *port = make_port(1), *theirs;
-	static struct asking asking[RESOLVER_THREADS + 2], more;
-	struct proa_op *finished[RESOLVER_THREADS + 2];
-	int status;
+	enum { COUNT = RESOLVER_THREADS + 2 };
+	struct proa_port *port = make_port(1);
+	static struct asking asking[COUNT];
+	struct proa_op *finished[COUNT];
+	int ends[2];
+	char verdict = -1;
 	pid_t child;
 
 	(void)state;
+	assert_int_equal(pipe(ends), 0);
 	resolve_system = slow_system;
 	gate_open(&slow, 0);
-	for (int i = 0; i < RESOLVER_THREADS + 2; i++)
+	for (int i = 0; i < COUNT; i++)
 		assert_int_equal(ask(port, &asking[i], "127.0.0.1", NULL, 8), 0);
 	gate_await(&slow, RESOLVER_THREADS);
 	child = fork();
 	assert_true(child >= 0);
 	if (child == 0) {
-		resolve_system = getaddrinfo;
-		theirs = make_port(1);
-		alarm(20);
-		if (ask(theirs, &more, "127.0.0.3", NULL, 8) != 0 || answer(theirs, &more) != 1)
-			_exit(1);
-		free_port(theirs);
-		_exit(is_v4(&more.found[0], 0x7f000003, 0) ? 0 : 2);
+		verdict = child_looks_up();
+		if (write(ends[1], &verdict, 1) == 1)
+			raise(SIGKILL); /* a leak check would see the parent's threads */
+		_exit(1);
 	}
-	assert_int_equal(waitpid(child, &status, 0), child);
-	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-	gate_open(&slow, RESOLVER_THREADS + 2);
-	take_finished(port, finished, RESOLVER_THREADS + 2);
-	for (int i = 0; i < RESOLVER_THREADS + 2; i++)
+	close(ends[1]);
+	assert_int_equal(read(ends[0], &verdict, 1), 1);
+	close(ends[0]);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	gate_open(&slow, COUNT);
+	take_finished(port, finished, COUNT);
+	for (int i = 0; i < COUNT; i++)
 		assert_int_equal(resolve_finish(finished[i]), 1);
 	resolve_system = getaddrinfo;
 	free_port(port);
+	assert_int_equal(verdict, 0);
 }
 
 /* The end of the process does not wait for a name server. */
@@ -702,6 +726,8 @@ static void exit_while_stuck(void **state)
 	pid_t child;
 
 	(void)state;
+	if (getenv("LD_PRELOAD") != NULL && strstr(getenv("LD_PRELOAD"), "vgpreload") != NULL)
+		skip(); /* valgrind takes a living thread's memory for lost */
 	fflush(NULL); /* the child's exit() flushes, too */
 	child = fork();
 	assert_true(child >= 0);
