@@ -114,7 +114,8 @@ static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 		out[n].has_generation = false;
 		out[n++].events = polled->entries[at].revents;
 	}
-	polled->next = polled->count == 0 ? 0 : (polled->next + i) % polled->count;
+	/* In order, but where not all could be told: the rest comes first then. */
+	polled->next = n < REACTOR_EVENTS ? 0 : (polled->next + i) % polled->count;
 	return n;
 }
 

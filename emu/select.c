@@ -156,7 +156,8 @@ static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 			out[n++].events = bits_of(sets, word, bit);
 		}
 	}
-	sets->next = (sets->next + i) % words;
+	/* In order, but where not all could be told: the rest comes first then. */
+	sets->next = i == words ? 0 : (sets->next + i) % words;
 	return n;
 }
 

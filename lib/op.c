@@ -490,6 +490,8 @@ static bool step_connect(struct proa_port *port, struct proa_op *op, int32_t res
 			return false;
 		result = PROA_ENOMEM;
 	}
+	if (result == PROA_EAGAIN)
+		result = PROA_ECANCELED;
 	op->argument_ = 0;
 	if (op->kind_ == PROA_OP_CONNECT) {
 		handle = handle_find(port, op->handle_);

@@ -36,6 +36,7 @@ struct lookup {
 	struct proa_op *op;
 	int32_t result;
 	struct addrinfo *found;
+	int (*system)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
 	const char *host, *service; /* NULL, or in `text` */
 	char text[];
 };
@@ -145,11 +146,11 @@ static int32_t code_of(int code, int system_errno)
 static void lookup_run(struct lookup *lookup)
 {
 	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM };
-	int code = resolve_system(lookup->host, lookup->service, &hints, &lookup->found);
+	int code = lookup->system(lookup->host, lookup->service, &hints, &lookup->found);
 
 	if (code == EAI_SERVICE) { /* some services are known for datagrams alone */
 		hints.ai_socktype = SOCK_DGRAM;
-		code = resolve_system(lookup->host, lookup->service, &hints, &lookup->found);
+		code = lookup->system(lookup->host, lookup->service, &hints, &lookup->found);
 	}
 	lookup->result = code_of(code, errno);
 	if (code != 0)
@@ -299,6 +300,7 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 		return PROA_ENOMEM;
 	lookup->port = port;
 	lookup->op = op;
+	lookup->system = resolve_system;
 	op->argument_ = (uint64_t)(uintptr_t)lookup;
 	pthread_mutex_lock(&pool.lock);
 	lookup_enlist(lookup);

@@ -361,7 +361,6 @@ static int32_t try_connect(struct proa_port *port, struct proa_op *op, const str
 {
 	const struct proa_address *to = op->buffer_;
 	int fd = attempt_descriptor(op), error = 0;
-	struct sockaddr_storage peer;
 	socklen_t length = sizeof error;
 
 	port->stats.system_calls++;
@@ -383,8 +382,11 @@ static int32_t try_connect(struct proa_port *port, struct proa_op *op, const str
 		return failed();
 	if (error != 0)
 		return unix_error(error);
-	length = sizeof peer;
-	return getpeername(fd, (struct sockaddr *)&peer, &length) == 0 ? 0 : PROA_EAGAIN;
+	/* The call that finds it connected also settles it: without, the next
+	 * connect(2) of the program would succeed. */
+	if (connect(fd, &to->to.any, to->length) == 0 || errno == EISCONN)
+		return 0;
+	return errno == EALREADY || errno == EINPROGRESS ? PROA_EAGAIN : failed();
 }
 
 static int32_t try_shutdown(struct proa_port *port, struct proa_op *op)

@@ -215,8 +215,8 @@ static void unmap_op(struct proa_op *op, const struct proa_completion *c)
 
 static struct proa_op *mapped_op(struct proa_port *port)
 {
-	struct proa_op *op = mmap(NULL, sizeof(*op), PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct proa_op *op =
+		mmap(NULL, sizeof(*op), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(op != MAP_FAILED);
 	proa_op_init(op, port, NULL);
@@ -677,8 +677,8 @@ TEST(27, "else the rest is cancelled, in order", failure_cancels_the_rest)
 		int broken = way == 3 ? 2 : 0;
 
 		link_timers(records, 5, port, PROA_MILLISECOND);
-		proa_prep_recv(&records[broken].op, way == 0 || way == 3 ? -1 : ends.ours, &byte, 1,
-			0);
+		proa_prep_recv(
+			&records[broken].op, way == 0 || way == 3 ? -1 : ends.ours, &byte, 1, 0);
 		proa_link(&records[broken].op, &records[broken + 1].op, recorded);
 		if (way == 2)
 			proa_op_timeout(&records[0].op, SHORT);
@@ -693,9 +693,9 @@ TEST(27, "else the rest is cancelled, in order", failure_cancels_the_rest)
 		check_in_order(records, 5);
 		for (int i = 0; i < broken; i++)
 			CHECK_INT(records[i].last, 0);
-		CHECK_INT(records[broken].last, way == 1 ? PROA_ECANCELED
-				: way == 2 || way == 4   ? PROA_ETIMEDOUT
-							 : PROA_EBADF);
+		CHECK_INT(records[broken].last, way == 1               ? PROA_ECANCELED
+						: way == 2 || way == 4 ? PROA_ETIMEDOUT
+								       : PROA_EBADF);
 		for (int i = broken + 1; i < 5; i++)
 			CHECK_INT(records[i].last, PROA_ECANCELED);
 	}

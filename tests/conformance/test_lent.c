@@ -826,6 +826,18 @@ static void storm_received(struct record *record, const struct proa_completion *
 	storm_held[storm_count++] = buffer;
 }
 
+static void storm_stuck(const struct proa_pool *pool, const struct record *records, int count)
+{
+	struct proa_pool_stats stats;
+
+	proa_pool_stats(pool, &stats);
+	printf("%d lent, %d free, %u held\n", (int)stats.lent, (int)stats.free, storm_count);
+	for (int i = 0; i < count; i++)
+		printf("%s: %d bytes, %u final\n", stream_makers[i % STREAM_MAKERS].name,
+			(int)records[i].number, records[i].finals);
+	test_fail(__FILE__, __LINE__, "no more comes");
+}
+
 TEST_SLOW(11, "share", random_give_backs_lose_nothing)
 {
 	enum { HANDLES = 12, TOTAL = 40000 };
@@ -835,6 +847,7 @@ TEST_SLOW(11, "share", random_give_backs_lose_nothing)
 	struct record records[HANDLES];
 	struct peer_writer writers[HANDLES];
 	unsigned seed = 3, ended = 0;
+	int64_t until = test_clock() + 10 * PROA_SECOND * test_factor();
 
 	for (int i = 0; i < HANDLES; i++) {
 		ends[i] = stream_makers[i % STREAM_MAKERS].make(false);
@@ -849,6 +862,8 @@ TEST_SLOW(11, "share", random_give_backs_lose_nothing)
 	while (ended < HANDLES || storm_count > 0) {
 		CHECK(proa_run_once(port, storm_count > 0 ? 0 : PROA_MILLISECOND) >= 0);
 		CHECK(pool_lent(pool) <= 10);
+		if (test_clock() > until)
+			storm_stuck(pool, records, HANDLES);
 		for (int n = rand_r(&seed) % 4; n > 0 && storm_count > 0; n--) {
 			unsigned at = (unsigned)rand_r(&seed) % storm_count;
 

@@ -21,12 +21,12 @@
 /* ---- Counting allocations ---- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#  define SANITIZED 1
+#	define SANITIZED 1
 #elif defined(__has_feature)
-#  if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                       \
-	  __has_feature(memory_sanitizer)
-#    define SANITIZED 1
-#  endif
+#	if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
+		__has_feature(memory_sanitizer)
+#		define SANITIZED 1
+#	endif
 #endif
 
 static atomic_ulong allocations;
@@ -88,10 +88,10 @@ TEST(1, "port and data survive every prep", prep_keeps_port_and_data)
 	memset(&op, 0xa5, sizeof(op));
 	proa_op_init(&op, port, &mark);
 	CHECK(!proa_op_pending(&op));
-#define KEEPS(call)                                                                                \
-	do {                                                                                       \
-		call;                                                                              \
-		CHECK(op.port == port && op.data == &mark && !proa_op_pending(&op));               \
+#define KEEPS(call)                                                                  \
+	do {                                                                         \
+		call;                                                                \
+		CHECK(op.port == port && op.data == &mark && !proa_op_pending(&op)); \
 	} while (0)
 	KEEPS(proa_prep_accept(&op, 0, &address, 0));
 	KEEPS(proa_prep_accept_multi(&op, 0, 0));
@@ -150,8 +150,8 @@ static void unmap_done(struct proa_op *op, const struct proa_completion *c)
 
 static struct paged *paged_make(struct proa_port *port)
 {
-	struct paged *paged = mmap(NULL, sizeof(*paged), PROT_READ | PROT_WRITE,
-		MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct paged *paged = mmap(
+		NULL, sizeof(*paged), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	CHECK(paged != MAP_FAILED);
 	proa_op_init(&paged->op, port, paged);
@@ -365,8 +365,16 @@ TEST(1, "submitting allocates nothing", submit_allocates_nothing)
 /* ---- Rule 2: every kind of op, brought to its end in every way ---- */
 
 enum ending {
-	BY_CANCEL, BY_CANCEL_AGAIN, BY_TICKET, BY_CANCEL_HANDLE, BY_CANCEL_ALL, BY_TIMEOUT,
-	BY_DEADLINE, BY_CLOSE, BY_SHUT, BY_PORT_CLOSE
+	BY_CANCEL,
+	BY_CANCEL_AGAIN,
+	BY_TICKET,
+	BY_CANCEL_HANDLE,
+	BY_CANCEL_ALL,
+	BY_TIMEOUT,
+	BY_DEADLINE,
+	BY_CLOSE,
+	BY_SHUT,
+	BY_PORT_CLOSE
 };
 
 struct stage {
@@ -872,11 +880,12 @@ TEST(2, "one final completion: success", success_completes_once)
 	CHECK_INT(recv.last, 2);
 	proa_prep_recv(&ended.op, ends.ours, bytes, sizeof(bytes), 0);
 	CHECK_INT(record_run(&ended), 1);
-	close(ends.peer);
+	CHECK_SYSTEM(shutdown(ends.peer, SHUT_WR));
 	proa_prep_recv(&ended.op, ends.ours, bytes, sizeof(bytes), 0);
 	CHECK_INT(record_run(&ended), 0);
 	run_quiet(port);
 	CHECK_INT(ended.count, 1);
+	close(ends.peer);
 	close_handle(port, ends.ours);
 	test_close(port);
 }
@@ -931,9 +940,9 @@ static void bad_prep(struct proa_op *op, int kind, proa_handle handle, struct pr
 	message = (struct proa_message) { .slices = &slice, .slice_count = 1 };
 	range = (struct proa_range) { .file = handle, .length = 1 };
 	switch (kind) {
-#define CASE(number, call)                                                                         \
-	case number:                                                                               \
-		call;                                                                              \
+#define CASE(number, call) \
+	case number:       \
+		call;      \
 		break
 		CASE(0, proa_prep_recv(op, handle, bytes, 8, 0));
 		CASE(1, proa_prep_recv(op, handle, bytes, 8, PROA_ALL));
@@ -1294,13 +1303,13 @@ static void not_inline(struct record *record, const struct proa_completion *c)
 	callbacks++;
 }
 
-#define QUIETLY(call)                                                                              \
-	do {                                                                                       \
-		int before_ = callbacks;                                                           \
-		in_a_call = true;                                                                  \
-		call;                                                                              \
-		in_a_call = false;                                                                 \
-		CHECK_INT(callbacks, before_);                                                     \
+#define QUIETLY(call)                          \
+	do {                                   \
+		int before_ = callbacks;       \
+		in_a_call = true;              \
+		call;                          \
+		in_a_call = false;             \
+		CHECK_INT(callbacks, before_); \
 	} while (0)
 
 static void watched_init(struct record *record, struct proa_port *port)
@@ -1566,8 +1575,8 @@ TEST_SLOW(4, "the stack does not grow", long_lanes_do_not_recurse)
 	long_expected = PROA_ECANCELED;
 	for (unsigned i = 0; i < LONG; i++) {
 		if (i == 0)
-			proa_prep_send(&ops[i], ends.ours, blocking_bytes, sizeof(blocking_bytes),
-				0);
+			proa_prep_send(
+				&ops[i], ends.ours, blocking_bytes, sizeof(blocking_bytes), 0);
 		else if (i < LONG / 2)
 			proa_prep_send(&ops[i], ends.ours, "x", 1, 0);
 		else
@@ -1887,9 +1896,9 @@ TEST_SLOW(6, "100,000 ops at once", many_ops_of_many_kinds)
 		for (int i = 0; i < n; i++, seen++) {
 			unsigned kind = (unsigned)(taken[i].op - ops) % 5;
 
-			CHECK_INT(taken[i].result, kind == 1 ? 0
-					: kind % 4 == 0      ? (int)PROA_WRITABLE
-							     : 1);
+			CHECK_INT(taken[i].result, kind == 1       ? 0
+						   : kind % 4 == 0 ? (int)PROA_WRITABLE
+								   : 1);
 		}
 	}
 	CHECK_INT(proa_in_flight(port), 0);
@@ -2034,18 +2043,22 @@ TEST(7, "the count after failure", count_after_a_failed_send)
 		if (way == 1)
 			proa_cancel(&record.op);
 		if (way == 2)
-			CHECK_SYSTEM(shutdown(ends.peer, SHUT_RD));
+			close(ends.peer);
 		RUN_UNTIL(port, record.finals == 1);
-		CHECK_INT(record.last, way == 0 ? PROA_ETIMEDOUT
-				: way == 1      ? PROA_ECANCELED
-						: PROA_EPIPE);
+		if (way == 0)
+			CHECK_INT(record.last, PROA_ETIMEDOUT);
+		else if (way == 1)
+			CHECK_INT(record.last, PROA_ECANCELED);
+		else
+			CHECK(record.last == PROA_EPIPE || record.last == PROA_ECONNRESET);
 		count = proa_op_count(&record.op);
 		CHECK(count > 0 && count < sizeof(blocking_bytes));
 		close_handle(port, ends.ours);
 		CHECK_INT(proa_op_count(&record.op), count);
-		if (way != 2)
+		if (way != 2) {
 			CHECK_INT(peer_read_pattern(ends.peer, 0), count);
-		close(ends.peer);
+			close(ends.peer);
+		}
 	}
 	test_close(port);
 }
@@ -2107,17 +2120,24 @@ TEST(7, "the count on success", count_equals_the_result)
 TEST(7, "at most 0x7ffff000 bytes", one_op_moves_two_gigabytes_at_most)
 {
 	struct proa_port *port = test_port();
-	size_t huge = (size_t)3 << 30;
-	void *zeros = mmap(NULL, huge, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t huge = (size_t)3 << 30, most = 0x7ffff000;
+	void *zeros =
+		mmap(NULL, huge, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	int null = CHECK_SYSTEM(open("/dev/null", O_WRONLY | O_CLOEXEC));
 	struct record record;
 
 	if (zeros == MAP_FAILED)
 		SKIP("no address space for 3 GiB");
 	record_init(&record, port);
+	proa_prep_write(&record.op, null, zeros, most, 0);
+	CHECK_INT(record_run(&record), most);
+	CHECK_INT(proa_op_count(&record.op), most);
+	/* More can't be all of it, and is never a short success. */
+	proa_prep_write(&record.op, null, zeros, most + 1, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	CHECK_INT(proa_op_count(&record.op), 0);
 	proa_prep_write(&record.op, null, zeros, huge, 0);
-	CHECK_INT(record_run(&record), 0x7ffff000);
-	CHECK_INT(proa_op_count(&record.op), 0x7ffff000);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
 	munmap(zeros, huge);
 	close_handle(port, null);
 	test_close(port);

@@ -142,8 +142,8 @@ static void drain_one(struct proa_op *op, const struct proa_completion *c)
 }
 
 /* Thousands of ops of many kinds, none of which ends by itself. */
-static struct proa_op *crowd(struct proa_port *port, struct ends *ends, unsigned pairs,
-	unsigned count)
+static struct proa_op *crowd(
+	struct proa_port *port, struct ends *ends, unsigned pairs, unsigned count)
 {
 	struct proa_op *ops = calloc(count, sizeof(*ops));
 	static char bytes[8];
@@ -1015,7 +1015,8 @@ TEST(22, "wake", wake_from_another_thread)
 		waker.delay = i % 4 * 300 * PROA_MICROSECOND;
 		act_beside(&waker, &thread);
 		CHECK_INT(i % 2 ? proa_run_once(port, 15 * PROA_SECOND)
-				: proa_wait(port, &c, 1, 15 * PROA_SECOND), 0);
+				: proa_wait(port, &c, 1, 15 * PROA_SECOND),
+			0);
 		CHECK(test_clock() - start < 10 * PROA_SECOND);
 		CHECK_INT(pthread_join(thread, NULL), 0);
 	}
@@ -1314,12 +1315,12 @@ static bool readable(proa_handle fd, int ms)
 }
 
 /* The outer loop: turns only when the descriptor says so. */
-#define LOOP_UNTIL(port, fd, condition)                                                            \
-	do {                                                                                       \
-		while (!(condition)) {                                                             \
-			CHECK(readable(fd, 10000 * test_factor()));                                \
-			CHECK(proa_run_once(port, 0) >= 0);                                        \
-		}                                                                                  \
+#define LOOP_UNTIL(port, fd, condition)                             \
+	do {                                                        \
+		while (!(condition)) {                              \
+			CHECK(readable(fd, 10000 * test_factor())); \
+			CHECK(proa_run_once(port, 0) >= 0);         \
+		}                                                   \
 	} while (0)
 
 TEST(24, "a port in another loop", descriptor_in_another_loop)
@@ -1469,7 +1470,7 @@ static unsigned char fork_bytes[4 << 20];
 struct household {
 	struct proa_port *port;
 	struct proa_pool *pool;
-	struct ends one, two, three;
+	struct ends one, two, three, four;
 	struct record records[16];
 	unsigned count;
 	char bytes[16];
@@ -1492,13 +1493,13 @@ static void household_begin(struct household *house)
 	house->one = unix_ends();
 	house->two = tcp_ends();
 	house->three = unix_ends();
+	house->four = unix_ends();
 	CHECK_INT(proa_pool_open(house->port, NULL, &house->pool), 0);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes, 4, 0);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes + 4, 4, 0);
-	proa_prep_poll(household_next(house), house->two.ours, PROA_READABLE);
+	proa_prep_poll(household_next(house), house->four.ours, PROA_READABLE);
 	proa_prep_recv_multi(household_next(house), house->two.ours, house->pool, 0);
-	proa_prep_send(
-		household_next(house), house->three.ours, fork_bytes, sizeof(fork_bytes), 0);
+	proa_prep_send(household_next(house), house->three.ours, fork_bytes, sizeof(fork_bytes), 0);
 	proa_prep_send(household_next(house), house->three.ours, "x", 1, 0);
 	proa_prep_timer(household_next(house), scaled_ms(150));
 	proa_prep_work(household_next(house), slow_job, NULL);
@@ -1522,6 +1523,7 @@ static void household_end(struct household *house)
 	peer_reader_start(&reader);
 	peer_write(house->one.peer, "abcdefgh", 8);
 	peer_write(house->two.peer, "ijkl", 4);
+	peer_write(house->four.peer, "m", 1);
 	RUN_UNTIL(house->port, proa_in_flight(house->port) == 1);
 	peer_reader_join(&reader);
 	CHECK_INT(reader.total, sizeof(fork_bytes) + 1);
@@ -1539,9 +1541,11 @@ static void household_end(struct household *house)
 	close_handle(house->port, house->one.ours);
 	close_handle(house->port, house->two.ours);
 	close_handle(house->port, house->three.ours);
+	close_handle(house->port, house->four.ours);
 	close(house->one.peer);
 	close(house->two.peer);
 	close(house->three.peer);
+	close(house->four.peer);
 	proa_pool_close(house->pool);
 	test_close(house->port);
 }
@@ -1745,8 +1749,8 @@ TEST(29, "options of another size", open_with_options_of_another_size)
 	struct proa_port *port;
 
 	/* An older program's, a newer one's, and a newer one that wants more. */
-	CHECK_INT(proa_port_open_sized(
-			  (const struct proa_port_options *)(const void *)&engine, sizeof(engine), &port),
+	CHECK_INT(proa_port_open_sized((const struct proa_port_options *)(const void *)&engine,
+			  sizeof(engine), &port),
 		0);
 	CHECK(strcmp(proa_engine_name(port), engine) == 0);
 	test_close(port);
@@ -1852,8 +1856,8 @@ static void forbid(const int *calls, int count, int error)
 	for (int i = 0; i < count; i++) {
 		filter[n++] = (struct sock_filter)BPF_JUMP(
 			BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
-		filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
-			SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
+		filter[n++] = (struct sock_filter)BPF_STMT(
+			BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)error & SECCOMP_RET_DATA));
 	}
 	filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 	program.len = (unsigned short)n;

@@ -15,8 +15,8 @@ static int64_t scaled(int64_t ns)
 
 /* ---- Rule 15: no progress ---- */
 
-static void expect_time_out(struct proa_port *port, struct record *record, int64_t start,
-	int64_t ns)
+static void expect_time_out(
+	struct proa_port *port, struct record *record, int64_t start, int64_t ns)
 {
 	RUN_UNTIL(port, record->finals == 1);
 	CHECK_INT(record->last, PROA_ETIMEDOUT);
@@ -532,8 +532,8 @@ TEST(20, "never early", random_timers_are_never_early)
 
 	CHECK(dues != NULL);
 	for (int i = 0; i < COUNT; i++) {
-		int64_t ns = (int64_t)(rand_r(&seed) % 300000) * PROA_MICROSECOND +
-			rand_r(&seed) % 1000;
+		int64_t ns =
+			(int64_t)(rand_r(&seed) % 300000) * PROA_MICROSECOND + rand_r(&seed) % 1000;
 
 		proa_op_init(&dues[i].op, port, &dues[i]);
 		dues[i].when = test_clock() + ns;
@@ -774,7 +774,7 @@ TEST(20, "moving a timer", timer_moved_many_times)
 
 static struct {
 	int64_t earliest, latest; /* bounds of the instant of its submit */
-	int64_t passed;           /* sum of all results */
+	int64_t passed; /* sum of all results */
 	unsigned ticks, missed;
 } beat;
 

@@ -478,7 +478,8 @@ static void check_bytes(struct task *task, const unsigned char *bytes, uint64_t 
 	struct channel *channel = task->channel;
 	uint64_t i = 0;
 
-	if (length == 0)
+	/* A close takes lent bytes back that were on their way, and leaves a gap. */
+	if (length == 0 || end_gone(task->end))
 		return;
 	HOLDS(lane_before(task) == NULL, "#%llu %s has got bytes before #%llu",
 		(unsigned long long)task->serial, task->what,
@@ -512,7 +513,8 @@ static void judge_end(struct task *task, int32_t result)
 			(unsigned long long)task->serial, task->what,
 			(unsigned long long)lane_before(task)->serial);
 		if (!channel->has_ended)
-			channel->ended_well = channel->is_exact || !end_gone(channel->from);
+			channel->ended_well = !end_gone(channel->to) &&
+					      (channel->is_exact || !end_gone(channel->from));
 		channel->has_ended = true;
 	} else if (result == PROA_EPIPE || result == PROA_ECONNRESET || result == PROA_ENOTCONN) {
 		channel->has_ended = true;

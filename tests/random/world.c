@@ -80,17 +80,24 @@ static void tell_in_flight(void)
 	}
 }
 
+static void tell_steps(void)
+{
+	static bool told;
+	unsigned from = traced > TRACE_LINES ? traced - TRACE_LINES : 0;
+
+	if (world.verbose || told)
+		return;
+	told = true;
+	fprintf(stderr, "  the last steps:\n");
+	for (; from != traced; from++)
+		fprintf(stderr, "  %s\n", traces[from % TRACE_LINES]);
+}
+
 void broken(const char *format, ...)
 {
-	unsigned from = traced > TRACE_LINES ? traced - TRACE_LINES : 0;
 	va_list arguments;
 
-	if (!world.verbose) {
-		fprintf(stderr, "  the last steps:\n");
-		for (; from != traced; from++)
-			fprintf(stderr, "  %s\n", traces[from % TRACE_LINES]);
-	}
-	tell_in_flight();
+	tell_steps();
 	fprintf(stderr, "seed %llu engine %s: ", (unsigned long long)world.seed, world.engine);
 	va_start(arguments, format);
 	vfprintf(stderr, format, arguments);
@@ -103,6 +110,8 @@ static void check_time(void)
 {
 	if (clock_ns() < world.ends_by)
 		return;
+	tell_steps();
+	tell_in_flight();
 	broken("does not come to an end");
 }
 
