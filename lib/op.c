@@ -14,8 +14,8 @@
 /* A paused accept looks again after this long, doubling up to the most. */
 #define STARVED_FIRST (10 * PROA_MILLISECOND)
 #define STARVED_MOST  PROA_SECOND
-/* A UNIX listener's full backlog gives no event to wait for. */
-#define CONNECT_RETRY (2 * PROA_MILLISECOND)
+/* Some things give no event to wait for: a UNIX listener's full backlog is one. */
+#define RETRY (2 * PROA_MILLISECOND)
 
 /* What is so of a kind. */
 #define K_HANDLE 0x01u /* acts on a handle: one that is needed */
@@ -144,6 +144,14 @@ static int64_t later(int64_t now, int64_t ns)
 	return ns > PROA_FOREVER - 1 - now ? PROA_FOREVER - 1 : now + ns;
 }
 
+/* May it be paused for a while, so that argument_ says until when? */
+static bool is_retried(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_ACCEPT_MULTI ||
+		op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI || op->kind_ == PROA_OP_SENDFILE ||
+		op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV || op->kind_ == PROA_OP_SENDMSG;
+}
+
 static bool is_connecting(const struct proa_op *op)
 {
 	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL;
@@ -174,8 +182,7 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 			due = at;
 		}
 	}
-	if (op->state_ == OP_PAUSED && op->argument_ != 0 &&
-		(is_connecting(op) || op->kind_ == PROA_OP_ACCEPT_MULTI) && (int64_t)op->argument_ < due)
+	if (op->state_ == OP_PAUSED && op->argument_ != 0 && is_retried(op) && (int64_t)op->argument_ < due)
 		due = (int64_t)op->argument_;
 	/* An op with a timer keeps its place in the heap, so that setting it
 	 * again can't fail. */
@@ -268,8 +275,7 @@ void op_timer(struct proa_port *port, struct proa_op *op, int64_t due)
 		return;
 	}
 	(void)due;
-	if (op->state_ == OP_PAUSED && op->argument_ != 0 && (int64_t)op->argument_ <= port->now &&
-		(is_connecting(op) || op->kind_ == PROA_OP_ACCEPT_MULTI)) {
+	if (op->state_ == OP_PAUSED && op->argument_ != 0 && (int64_t)op->argument_ <= port->now && is_retried(op)) {
 		op_resume(port, op);
 		return;
 	}
@@ -299,10 +305,8 @@ static bool op_fulfilled(const struct proa_op *op, int32_t result)
 
 void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled)
 {
-	op_unlist(port, next);
-	next->state_ = OP_WAITING;
-	if (!fulfilled)
-		next->options_ |= OPT_BROKEN;
+	(void)port;
+	next->options_ |= fulfilled ? OPT_QUEUED : OPT_QUEUED | OPT_BROKEN;
 	flight(next)->is.behind = NULL;
 	*port->beginning_end = next;
 	port->beginning_end = &flight(next)->is.behind;
@@ -479,16 +483,24 @@ static bool step_accept(struct proa_port *port, struct proa_op *op, int32_t resu
 	return false;
 }
 
+void op_retry_later(struct proa_port *port, struct proa_op *op)
+{
+	op->state_ = OP_PAUSED;
+	op->argument_ = (uint64_t)later(clock_now(), RETRY);
+	if (op_limit(port, op) < 0) {
+		op->argument_ = 0;
+		op->state_ = OP_ACTIVE;
+		op_stepped(port, op, PROA_ENOMEM, 0);
+	}
+}
+
 static bool step_connect(struct proa_port *port, struct proa_op *op, int32_t result)
 {
 	struct handle *handle;
 
 	if (result == PROA_EAGAIN && (op->options_ & OPT_CANCEL) == 0) {
-		op->state_ = OP_PAUSED;
-		op->argument_ = (uint64_t)later(clock_now(), CONNECT_RETRY);
-		if (op_limit(port, op) == 0)
-			return false;
-		result = PROA_ENOMEM;
+		op_retry_later(port, op);
+		return false;
 	}
 	if (result == PROA_EAGAIN)
 		result = PROA_ECANCELED;
@@ -669,6 +681,8 @@ void op_resume(struct proa_port *port, struct proa_op *op)
 		op->state_ = OP_ACTIVE;
 		op_limit(port, op);
 	}
+	if (is_retried(op) && op->kind_ != PROA_OP_ACCEPT_MULTI)
+		op->argument_ = 0;
 	handle = handle_find(port, op->handle_);
 	if (handle != NULL && handle->recvs == op) {
 		op->state_ = OP_WAITING;
@@ -894,6 +908,9 @@ void port_begin_next(struct proa_port *port)
 		port->beginning = flight(op)->is.behind;
 		if (port->beginning == NULL)
 			port->beginning_end = &port->beginning;
+		op_unlist(port, op);
+		op->state_ = OP_WAITING;
+		op->options_ &= (uint16_t)~OPT_QUEUED;
 		if ((op->options_ & OPT_BROKEN) && op->kind_ != PROA_OP_CLOSE)
 			op_end(port, op, PROA_ECANCELED, 0);
 		else
@@ -930,7 +947,10 @@ static void chain_admit(struct proa_port *port, struct proa_op *op)
 		}
 		op_admit(port, next, OP_LINKED);
 		flight(next)->is.before = op;
-		if (next->handle_ < 0 || handle_get(port, next->handle_, &handle) == 0)
+		/* What is behind a close need not hold it up: it fails when its
+		 * turn comes. */
+		if (next->handle_ < 0 ||
+			(handle_get(port, next->handle_, &handle) == 0 && (handle->state & HANDLE_CLOSING) == 0))
 			op_enlist(port, next);
 	}
 }
@@ -1000,6 +1020,8 @@ static void close_cancel(struct proa_port *port, struct proa_op *close)
 {
 	struct handle *handle = handle_find(port, close->handle_);
 
+	if (close->state_ == OP_LINKED && (close->options_ & OPT_QUEUED))
+		return; /* it finds out when it starts */
 	if (close->state_ == OP_LINKED && (handle->state & HANDLE_CLOSING)) {
 		/* Another close of the handle has come before it. */
 		flight(close)->is.before->next_ = NULL;
@@ -1030,7 +1052,7 @@ void op_cancel(struct proa_port *port, struct proa_op *op)
 	case OP_LINKED:
 		/* Its chain ends in order: when the one before it is to end, it
 		 * takes this one along. */
-		if (port->cancelling_all || (flight(op)->is.before->options_ & OPT_CANCEL))
+		if (port->cancelling_all || (op->options_ & OPT_QUEUED) || (flight(op)->is.before->options_ & OPT_CANCEL))
 			break;
 		flight(op)->is.before->next_ = NULL;
 		op_end(port, op, PROA_ECANCELED, 0);

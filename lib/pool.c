@@ -622,6 +622,36 @@ static bool went_on(struct proa_op *op)
 	return (op->options_ & OPT_SHARE) && (op->options_ & OPT_CANCEL) == 0;
 }
 
+/* An attempt has ended without a buffer: if one was meant for it, the next in
+ * the queue has it. */
+static void queue_pass_on(struct proa_port *port, struct proa_pool *pool)
+{
+	if (UNLIKELY(pool->queue != NULL) && (pool->free_count > 0 || pool->provided > 0))
+		queue_serve(port, pool);
+}
+
+static bool pool_ended(struct proa_port *port, struct proa_op *op, int32_t result)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+	struct proa_pool *pool = op->buffer_;
+	bool again = false;
+
+	if ((result == PROA_ECANCELED || result == STEP_NO_BUFFER) && went_on(op)) {
+		op->options_ &= (uint16_t)~OPT_SHARE;
+		if (handle->lent < pool->per_handle)
+			surplus_deliver(port, op, handle, false);
+		if (*surplus(op) == NULL && handle->lent < pool->per_handle)
+			return true;
+		pause(port, op, OPT_SHARE);
+	} else if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0) {
+		return starved(port, op, pool);
+	} else {
+		again = multi_end(port, op, handle, result == STEP_NO_BUFFER ? PROA_ECANCELED : result);
+	}
+	queue_pass_on(port, pool);
+	return again;
+}
+
 bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
 {
 	struct handle *handle = handle_find(port, op->handle_);
@@ -630,7 +660,7 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 
 	if (op->options_ & OPT_ENDED)
 		result = (int32_t)(intptr_t)flight(op)->is.engine;
-	if (flags & PROA_LENT) {
+	if (LIKELY(flags & PROA_LENT)) {
 		buffer = pool_buffer(pool, LENT_ID(flags));
 		flight(op)->moved += buffer->length;
 		if (op->kind_ == PROA_OP_RECV_MULTI)
@@ -644,20 +674,7 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 		}
 		return false;
 	}
-	if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0)
-		return starved(port, op, pool);
-	if (result == STEP_NO_BUFFER)
-		result = PROA_ECANCELED;
-	if (result == PROA_ECANCELED && went_on(op)) {
-		op->options_ &= (uint16_t)~OPT_SHARE;
-		if (handle->lent < pool->per_handle)
-			surplus_deliver(port, op, handle, false);
-		if (*surplus(op) == NULL && handle->lent < pool->per_handle)
-			return true;
-		pause(port, op, OPT_SHARE);
-		return false;
-	}
-	return multi_end(port, op, handle, result);
+	return pool_ended(port, op, result);
 }
 
 /* ---- giving back ------------------------------------------------------------------------ */

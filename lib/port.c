@@ -170,6 +170,8 @@ static int port_dispatch(struct proa_port *port)
 		n++;
 		if (c.op->done_ != NULL)
 			c.op->done_(c.op, &c);
+		else if (is_valued(c.op, c.result, c.flags))
+			take_back(port, c.op, c.result, c.flags); /* nobody else will */
 		if (UNLIKELY(atomic_load_explicit(&port->stopped, memory_order_relaxed)))
 			break;
 	}

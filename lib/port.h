@@ -50,6 +50,7 @@ enum op_state {
 #define OPT_POOL       0x0040u /* paused: in its pool's queue */
 #define OPT_STARVED    0x0080u /* paused accept: the want has been reported */
 #define OPT_GATHERED   0x0100u /* its bytes are part of the lane head's send */
+#define OPT_QUEUED     0x0020u /* LINKED: its turn has come, it is in port->beginning */
 #define OPT_TORE       0x0100u /* READY: it is the one that tore its lane */
 #define OPT_COUNTED    0x0200u /* counts among port->background */
 #define OPT_ENDED      0x0400u /* the engine is done with it; received buffers wait */
@@ -192,7 +193,9 @@ struct proa_port {
 	/* started when there is room again */
 	struct proa_op *backlog, *backlog_tail;
 	struct proa_op *loose[LOOSE_LISTS]; /* ops without a handle, by serial */
-	struct proa_op *beginning, **beginning_end; /* chains' next ops, by is.behind */
+	/* Chains' next ops, by is.behind: LINKED and on their lists until they
+	 * start, so that their handle's close waits for them. */
+	struct proa_op *beginning, **beginning_end;
 	struct cursor *cursors;
 	struct proa_pool *pools;
 	unsigned starved; /* accepts that are paused for want of descriptors */
@@ -206,7 +209,7 @@ struct proa_port {
 	/* from other threads */
 	_Atomic(struct proa_op *) posted;   /* newest first */
 	_Atomic(struct proa_op *) finished; /* by workers, newest first */
-	_Atomic(uint64_t) signalled;        /* bit n: signal n came */
+	_Atomic(uint64_t) signalled;        /* bit n: signal n + 1 came */
 	atomic_size_t posts_pending;
 	atomic_bool asleep; /* a poster has to wake us */
 	atomic_bool woken;  /* proa_wake() */
@@ -314,6 +317,8 @@ void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark
 void op_timer(struct proa_port *port, struct proa_op *op, int64_t due);
 /* Sets the timer to what limits the op in time, counted from now. */
 int op_limit(struct proa_port *port, struct proa_op *op);
+/* Nothing will tell when it can go on: it is tried again after a while. */
+void op_retry_later(struct proa_port *port, struct proa_op *op);
 /* A paused op goes on. */
 void op_resume(struct proa_port *port, struct proa_op *op);
 void port_cancel_all(struct proa_port *port);

@@ -70,13 +70,27 @@ static inline uint32_t earliest(const struct timers *timers, uint32_t child)
 	return child + best;
 }
 
+/* Asks for the keys that the step after the next will compare: a line for each
+ * of the children that begin at `child`. */
+static inline void foresee(const struct timers *timers, uint32_t child)
+{
+	uint64_t grandchild = (uint64_t)child * ARITY + 1;
+
+	if (grandchild + ARITY * ARITY > timers->count)
+		return;
+	for (uint32_t i = 0; i < ARITY; i++)
+		__builtin_prefetch(key_at(timers, (uint32_t)grandchild + i * ARITY));
+}
+
 /* Moves the hole at `place` away from the root as far as `key` has to go. */
 static inline uint32_t hole_down(struct timers *timers, uint32_t place, const struct timer_key *key)
 {
 	/* In 64 bits: the children of a high place may be out of 32. */
 	while ((uint64_t)place * ARITY + 1 < timers->count) {
-		uint32_t child = earliest(timers, place * ARITY + 1);
+		uint32_t child = place * ARITY + 1;
 
+		foresee(timers, child);
+		child = earliest(timers, child);
 		if (!earlier(key_at(timers, child), key))
 			break;
 		put(timers, place, key_at(timers, child), timers->ops[child]);

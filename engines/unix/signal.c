@@ -14,9 +14,8 @@
 
 #include "engines/unix/unix.h"
 
-/* port->signalled has a bit for each; Linux's last real-time signal, 64, is out
- * of reach. */
-#define SIGNAL_LAST 63
+/* port->signalled has a bit for each, from bit 0 for signal 1. */
+#define SIGNAL_LAST 64
 
 struct watch {
 	struct proa_op *first; /* through flight()->is.behind, in order of submission */
@@ -63,7 +62,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 	else
 		for (op = link_load(&watch->first); op != NULL;
 			op = link_load(&flight(op)->is.behind)) {
-			atomic_fetch_or(&op->port->signalled, UINT64_C(1) << number);
+			atomic_fetch_or(&op->port->signalled, UINT64_C(1) << (number - 1));
 			port_notify(op->port);
 		}
 	atomic_fetch_sub(&handlers, 1);
@@ -191,7 +190,7 @@ static bool watch_remove(struct watch *watch, int number, struct proa_op **link)
 {
 	struct proa_op *op = *link;
 	struct proa_port *port = op->port;
-	uint64_t bit = UINT64_C(1) << number;
+	uint64_t bit = UINT64_C(1) << (number - 1);
 	bool untold;
 
 	link_store(link, flight(op)->is.behind);
@@ -230,7 +229,7 @@ void signals_deliver(struct proa_port *port, uint64_t which)
 	 * completions, and ends none. */
 	pthread_mutex_lock(&lock);
 	for (; which != 0; which &= which - 1) {
-		number = __builtin_ctzll(which);
+		number = __builtin_ctzll(which) + 1;
 		for (op = watches[number].first; op != NULL; op = flight(op)->is.behind)
 			if (op->port == port)
 				op_stepped(port, op, number, PROA_MORE);

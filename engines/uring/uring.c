@@ -182,6 +182,14 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 	default:
 		break;
 	}
+	/* A thread of the kernel's was interrupted, by a cancel or otherwise. */
+	if (UNLIKELY(result == -EINTR || result == -512 /* ERESTARTSYS */)) {
+		if ((op->options_ & OPT_CANCEL) == 0) {
+			op_start(port, op);
+			return;
+		}
+		result = -ECANCELED;
+	}
 	/* Non-blocking descriptors are not polled by every kernel's every
 	 * request: then we do. */
 	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
@@ -198,8 +206,18 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t result)
 {
 	uint32_t flags = 0;
+	bool unasked;
 
 	op->options_ &= (uint16_t)~U_POLLING;
+	/* The kernel adds POLLRDHUP to what is asked for, and that alone may be
+	 * what it reports, at once and again and again. */
+	unasked = result >= 0 && (result & (attempt_events(op) | POLLHUP | POLLERR | POLLNVAL)) == 0;
+	if (result >= 0)
+		result &= attempt_events(op) | POLLHUP | POLLERR | POLLNVAL;
+	if (unasked && (op->options_ & OPT_CANCEL) == 0) {
+		op_retry_later(port, op);
+		return;
+	}
 	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI) {
 		/* Level-triggered: asked again, the kernel answers at once if it
 		 * is still so. */

@@ -598,6 +598,44 @@ TEST(13, "close", sockets_not_handed_over_are_closed)
 	test_close(port);
 }
 
+/* A program that dequeues takes one of several, and closes the listener. */
+TEST(13, "close", sockets_not_dequeued_are_closed)
+{
+	enum { CLIENTS = 8 };
+	struct proa_port *port = test_port();
+
+	for (int round = 0; round < 5; round++) {
+		struct proa_address address;
+		proa_handle listener = listen_here(port, &address);
+		struct accepting accepting;
+		struct proa_completion first;
+		int clients[CLIENTS], n, before = descriptors_open();
+		char byte;
+
+		accepting_init(&accepting, port);
+		accepting_start(&accepting, listener);
+		CHECK_INT(proa_wait(port, &first, 1, 0), 0);
+		for (int i = 0; i < CLIENTS; i++)
+			clients[i] = tcp_connect_to(&address);
+		while ((n = proa_wait(port, &first, 1, PROA_SECOND)) == 0)
+			;
+		CHECK_INT(n, 1);
+		proa_dispatch(&first);
+		CHECK_INT(accepting.count, 1);
+		close_handle(port, listener);
+		CHECK_INT(accepting.count, 1);
+		CHECK_INT(accepting.record.finals, 1);
+		check_connected(port, accepting.handles[0], clients[0]);
+		accepting_close(&accepting);
+		for (int i = 0; i < CLIENTS; i++) {
+			CHECK(i == 0 || read(clients[i], &byte, 1) <= 0);
+			close(clients[i]);
+		}
+		CHECK_INT(descriptors_open(), before - 1);
+	}
+	test_close(port);
+}
+
 TEST(13, "close", port_closed_while_accepting)
 {
 	for (int turns = 0; turns < 3; turns++) {

@@ -795,7 +795,7 @@ TEST(27, "cancel in the middle", cancel_of_a_waiting_link)
 	struct proa_port *port = test_port();
 	struct record records[5];
 
-	link_timers(records, 5, port, 2 * SHORT);
+	link_timers(records, 5, port, 500 * PROA_MILLISECOND);
 	record_submit(&records[0]);
 	run_for(port, PROA_MILLISECOND);
 	proa_cancel(&records[2].op);

@@ -841,6 +841,63 @@ TEST(17, "ops of a handle", won_dial_is_closed)
 	test_close(port);
 }
 
+/* The same, deterministically: the dial's completion and a timer's are in the
+ * port together, the timer's is dequeued, and the owner closed. */
+TEST(17, "ops of a handle", won_dial_is_closed_unseen)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(50, &address), before, peer;
+	struct record dial, closing;
+	struct proa_completion first;
+	struct ends ends, other;
+	char byte;
+
+	proa_op_init(&closing.op, port, NULL);
+	run_quiet(port);
+	before = descriptors_open();
+	for (int round = 0; round < 10; round++) {
+		struct record receive;
+
+		ends = unix_ends();
+		other = unix_ends();
+		CHECK_INT(proa_attach(port, ends.ours), 0);
+		record_init(&receive, port);
+		record_init(&dial, port);
+		record_init(&closing, port);
+		proa_prep_recv(&receive.op, other.ours, &byte, 1, 0);
+		record_submit(&receive);
+		proa_prep_dial(&dial.op, &address, 0);
+		proa_op_with(&dial.op, ends.ours);
+		record_submit(&dial);
+		if (round & 1)
+			CHECK_INT(proa_wait(port, &first, 0, 0), 0);
+		peer_write(other.peer, "x", 1);
+		while (proa_wait(port, &first, 1, PROA_SECOND) == 0)
+			;
+		proa_dispatch(&first);
+		proa_prep_close(&closing.op, ends.ours, 0);
+		record_submit(&closing);
+		RUN_UNTIL(port, closing.finals == 1 && receive.finals == 1);
+		CHECK_INT(dial.finals, 1);
+		CHECK(dial.order < closing.order);
+		/* Unless it was the first, it may not have been seen to win. */
+		if (dial.last >= 0) {
+			CHECK_INT(dial.order, recorded_finals() - 2);
+			close_handle(port, dial.last);
+		}
+		peer = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		CHECK(read(peer, &byte, 1) <= 0);
+		close(peer);
+		close_handle(port, other.ours);
+		close(other.peer);
+		close(ends.peer);
+		CHECK_INT(descriptors_open(), before);
+	}
+	close(listener);
+	test_close(port);
+}
+
 /* ---- Rule 17: the port's end leaves handles open ---- */
 
 TEST(17, "end of the port", handles_stay_open)

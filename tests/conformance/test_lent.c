@@ -654,15 +654,13 @@ TEST(11, "empty pool", paused_receives_end)
 	for (int i = 0; i < 5; i++) {
 		ends[i] = stream_makers[i % PLAIN_MAKERS].make(false);
 		record_init(&records[i], port);
-		proa_prep_recv_multi(&records[i].op, ends[i].ours, pool, 0);
-		/* An empty pool pauses a timeout, never a deadline. */
-		if (i == 1)
-			proa_op_deadline(&records[i].op, test_clock() + 60 * PROA_MILLISECOND);
-		if (i == 3)
-			proa_op_timeout(&records[i].op, 50 * PROA_MILLISECOND);
-		record_submit(&records[i]);
+		start_multi(&records[i], ends[i].ours, pool);
 		peer_write(ends[i].peer, "abc", 3);
+		run_quiet(port); /* they pause in this order */
 	}
+	/* An empty pool pauses a timeout, never a deadline. */
+	proa_op_deadline(&records[1].op, proa_now(port) + 60 * PROA_MILLISECOND);
+	proa_op_timeout(&records[3].op, 50 * PROA_MILLISECOND);
 	run_for(port, 150 * PROA_MILLISECOND);
 	CHECK_INT(records[1].finals, 1);
 	CHECK_INT(records[1].last, PROA_ETIMEDOUT);
@@ -1195,6 +1193,49 @@ TEST(11, "ends", close_returns_what_was_not_handed_over)
 		CHECK_INT(pool_lent(pool), 0);
 		close(ends[0].peer);
 		close(ends[1].peer);
+		proa_pool_close(pool);
+	}
+	test_close(port);
+}
+
+/* The same with a program that dequeues: one completion is taken, the others,
+ * which may be in the port already, are never seen. */
+TEST(11, "ends", close_returns_what_was_not_dequeued)
+{
+	struct proa_port *port = test_port();
+
+	FOR_STREAMS(maker)
+	{
+		struct proa_pool *pool = open_pool(port, 10, 8, 8, 8);
+		struct ends ends = maker->make(false);
+		struct record record, closing;
+		struct proa_completion first = { 0 };
+		int n;
+
+		printf("%s\n", maker->name);
+		record_init(&record, port);
+		record_init(&closing, port);
+		start_multi(&record, ends.ours, pool);
+		CHECK_INT(proa_wait(port, &first, 1, 0), 0);
+		peer_write(ends.peer, "0123456789abcdefghijABCDEFGHIJ", 30);
+		while ((n = proa_wait(port, &first, 1, PROA_SECOND)) == 0)
+			;
+		CHECK_INT(n, 1);
+		proa_dispatch(&first);
+		CHECK_INT(record.count, 1);
+		CHECK(memcmp(record.lent[0]->data, "0123456789", 10) == 0);
+		proa_prep_close(&closing.op, ends.ours, 0);
+		record_submit(&closing);
+		RUN_UNTIL(port, closing.finals == 1);
+		CHECK_INT(closing.last, 0);
+		CHECK_INT(record.count, 2);
+		CHECK_INT(record.finals, 1);
+		CHECK_INT(record.last, PROA_ECANCELED);
+		CHECK(record.order < closing.order);
+		CHECK_INT(pool_lent(pool), 1);
+		proa_give_back(record.lent[0]);
+		CHECK_INT(pool_lent(pool), 0);
+		close(ends.peer);
 		proa_pool_close(pool);
 	}
 	test_close(port);

@@ -582,10 +582,14 @@ static void set_interval(struct stage *stage)
 	proa_op_with(&stage->target.op, stage->handle);
 }
 
+static atomic_bool job_may_end;
+
+/* A port that ends waits for it: a second, then. */
 static int32_t sleep_job(void *argument)
 {
 	(void)argument;
-	test_sleep(200 * PROA_MILLISECOND);
+	for (int i = 0; i < 1000 && !atomic_load(&job_may_end); i++)
+		test_sleep(PROA_MILLISECOND);
 	return 1;
 }
 
@@ -674,6 +678,7 @@ static void stage_open(struct stage *stage, const struct kind *kind)
 
 	memset(stage, 0, sizeof(*stage));
 	atomic_store(&job_ran, false);
+	atomic_store(&job_may_end, false);
 	stage->port = test_port_with(&options);
 	stage->handle = PROA_NO_HANDLE;
 	record_init(&stage->target, stage->port);
@@ -780,6 +785,7 @@ static void stage_play(const struct kind *kind, enum ending ending, bool at_once
 	if (ending != BY_PORT_CLOSE && ending != BY_SHUT)
 		run_for(stage.port, PROA_MILLISECOND);
 	CHECK(!atomic_load(&job_ran));
+	atomic_store(&job_may_end, true);
 	stage_clear(&stage, ending);
 	CHECK_INT(stage.target.count, 1);
 }
@@ -2075,7 +2081,7 @@ TEST(7, "the count after failure", count_after_a_failed_receive)
 		record_init(&record, port);
 		proa_prep_recv(&record.op, ends.ours, bytes, sizeof(bytes), PROA_ALL);
 		if (way == 0)
-			proa_op_timeout(&record.op, 2 * SHORT);
+			proa_op_timeout(&record.op, 400 * PROA_MILLISECOND);
 		record_submit(&record);
 		peer_write(ends.peer, "hello", 5);
 		run_for(port, SHORT);

