@@ -272,8 +272,6 @@ void handle_close_begin(struct proa_port *port, struct proa_op *close)
 
 	handle->state |= HANDLE_CLOSING;
 	close->state_ = OP_CLOSING;
-	if (handle->undelivered > 0)
-		ready_purge(port, fd);
 	/* Recvs before others: a multishot receive may wait for a linked op. */
 	op_cancel_list(port, &handle->recvs, OPT_NO_MORE);
 	op_cancel_list(port, &handle->others, OPT_NO_MORE);
@@ -282,6 +280,9 @@ void handle_close_begin(struct proa_port *port, struct proa_op *close)
 		handle->state |= HANDLE_FLUSHING;
 	else
 		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
+	/* After that, so that no paused receive goes on with what comes back. */
+	if (handle->undelivered > 0)
+		ready_purge(port, fd);
 	handle_settle(port, handle);
 }
 

@@ -170,17 +170,16 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 	if (op->state_ == OP_TIMING && timer_own_due(op) < due)
 		due = timer_own_due(op);
 	if (op->timeout_ != PROA_FOREVER) {
-		int64_t at = later(clock_now(), op->timeout_);
+		int64_t at;
 
-		if (is_connecting(op)) {
-			/* No progress short of the end: it counts from the start,
-			 * however often the attempt is renewed. */
-			op->deadline_ = at < op->deadline_ ? at : op->deadline_;
-			op->timeout_ = PROA_FOREVER;
-			due = op->deadline_;
-		} else if ((op->options_ & (OPT_SHARE | OPT_POOL)) == 0 && at < due) {
+		/* A connect has no progress short of the end: its time counts
+		 * from the start, however often the attempt is renewed. It moves
+		 * no bytes, so their count is free to say when that was. */
+		if (is_connecting(op) && flight(op)->moved == 0)
+			flight(op)->moved = (uint64_t)clock_now();
+		at = later(is_connecting(op) ? (int64_t)flight(op)->moved : clock_now(), op->timeout_);
+		if ((op->options_ & (OPT_SHARE | OPT_POOL)) == 0 && at < due)
 			due = at;
-		}
 	}
 	if (op->state_ == OP_PAUSED && op->argument_ != 0 && is_retried(op) && (int64_t)op->argument_ < due)
 		due = (int64_t)op->argument_;
@@ -188,7 +187,10 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 	 * again can't fail. */
 	if (due == PROA_FOREVER && op->timer_ == 0)
 		return 0;
-	return timer_arm(&port->timers, op, due == PROA_FOREVER ? PROA_FOREVER - 1 : due);
+	if (due == PROA_FOREVER)
+		due--;
+	/* Armed again it would lose its place among those due at the same time. */
+	return op->timer_ != 0 && timer_due(&port->timers, op) == due ? 0 : timer_arm(&port->timers, op, due);
 }
 
 void proa_op_timeout(struct proa_op *op, int64_t ns)
@@ -325,7 +327,7 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 		result = PROA_ETIMEDOUT;
 	if (op->timer_ != 0)
 		timer_disarm(&port->timers, op);
-	if (op->state_ == OP_TIMING)
+	if (op->state_ == OP_TIMING || is_connecting(op))
 		flight(op)->moved = 0;
 	if (op->options_ & OPT_STARVED)
 		port->starved--;

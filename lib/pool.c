@@ -20,7 +20,7 @@ struct lent {
 	_Atomic(uint32_t) holders;
 	uint32_t id;
 	int32_t handle; /* lent to; -1: taken by hand */
-	uint8_t generation, on_loan, unused[2];
+	uint8_t generation, on_loan, is_free, unused;
 };
 _Static_assert(sizeof(struct lent) <= sizeof(((struct proa_buffer *)0)->room_), "lent fits room_");
 
@@ -124,6 +124,8 @@ uint32_t pool_ring_size(const struct proa_pool *pool)
  * but a ring of the kernel's is a queue anyway, and all engines behave alike. */
 void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer)
 {
+	assert(!lent(buffer)->is_free && !lent(buffer)->on_loan);
+	lent(buffer)->is_free = 1;
 	lent(buffer)->next = NULL;
 	if (pool->free == NULL)
 		pool->free = buffer;
@@ -211,6 +213,8 @@ struct proa_buffer *pool_take_free(struct proa_pool *pool)
 		if (buffer == NULL)
 			return NULL;
 	}
+	assert(lent(buffer)->is_free && !lent(buffer)->on_loan);
+	lent(buffer)->is_free = 0;
 	pool->free = lent(buffer)->next;
 	pool->free_count--;
 	buffer->data = buffer_start(pool, buffer);
@@ -340,6 +344,7 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 		for (i = 0; i < pool->block_count; i++)
 			for (j = 0; j < pool->blocks[i]->count; j++) {
 				buffer = &pool->blocks[i]->buffers[j];
+				lent(buffer)->is_free = 0;
 				if (!lent(buffer)->on_loan)
 					pool_put_free(pool, buffer);
 			}
@@ -355,6 +360,7 @@ static void lend(struct proa_pool *pool, struct proa_buffer *buffer, proa_handle
 	struct lent *l = lent(buffer);
 
 	atomic_store_explicit(&l->holders, 1, memory_order_relaxed);
+	assert(!l->on_loan && !l->is_free);
 	l->handle = fd;
 	l->generation = generation;
 	l->on_loan = 1;

@@ -87,17 +87,17 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 {
 	struct ready *ready = &port->ready;
 	struct handle *handle = handle_find(port, fd);
-	struct proa_completion *c;
+	struct proa_completion *c, taken;
 	uint32_t at;
 
-	/* What is spilt has no value to carry but to single accepts and
-	 * receives, whose programs take it with the final completion. */
-	for (at = ready->head; handle->undelivered > 0 && at != ready->tail; at++) {
-		c = &ready->ring[at & ready->mask];
+	/* What is taken back may let others go on, and the ring grow: places are
+	 * counted from its head. What is spilt carries nothing that its final
+	 * completion does not hand over. */
+	for (at = 0; handle->undelivered > 0 && at != ready->tail - ready->head; at++) {
+		c = &ready->ring[(ready->head + at) & ready->mask];
 		if (c->op == NULL || c->op->handle_ != fd || !is_valued(c->op, c->result, c->flags))
 			continue;
-		handle->undelivered--;
-		take_back(port, c->op, c->result, c->flags);
+		taken = *c;
 		if (c->flags & PROA_MORE) {
 			port->stats.completed--;
 			c->op = NULL;
@@ -105,6 +105,8 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 			c->result = PROA_ECANCELED;
 			c->flags = 0;
 		}
+		handle->undelivered--;
+		take_back(port, taken.op, taken.result, taken.flags);
 	}
 }
 
@@ -370,6 +372,8 @@ static void port_turn(struct proa_port *port, int64_t until)
 	port->engine->turn(port, patience);
 	atomic_store_explicit(&port->asleep, false, memory_order_relaxed);
 	port->now = clock_now();
+	/* First, so that a timer whose chain has come to it has its place. */
+	port_begin_next(port);
 	if (timer_next(&port->timers) <= port->now)
 		fire_timers(port);
 	if (outside_waits(port))

@@ -42,7 +42,7 @@ static bool is_socket(const struct handle *handle)
 
 /* ---- receiving -------------------------------------------------------------------- */
 
-static ssize_t read_some(struct proa_port *port, const struct handle *handle, int fd, bool told, void *buffer,
+static ssize_t read_some(struct proa_port *port, const struct handle *handle, int fd, void *buffer,
 	size_t length, int flags)
 {
 	ssize_t n;
@@ -52,7 +52,9 @@ static ssize_t read_some(struct proa_port *port, const struct handle *handle, in
 		if (is_socket(handle)) {
 			n = recv(fd, buffer, length, MSG_DONTWAIT | flags);
 		} else {
-			if ((handle->state & HANDLE_BLOCKING) && !told && !is_ready(port, fd, POLLIN)) {
+			/* Asked again even when the system has just said so: another op may
+			 * have taken since what was there. */
+			if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, fd, POLLIN)) {
 				errno = EAGAIN;
 				return -1;
 			}
@@ -98,7 +100,7 @@ static int32_t try_datagram(struct proa_port *port, struct proa_op *op, int fd, 
 	return cut ? PROA_EMSGSIZE : (int32_t)n;
 }
 
-static int32_t try_recv(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+static int32_t try_recv(struct proa_port *port, struct proa_op *op, const struct handle *handle)
 {
 	size_t moved = (size_t)flight(op)->moved;
 	int fd = op->handle_;
@@ -108,7 +110,7 @@ static int32_t try_recv(struct proa_port *port, struct proa_op *op, const struct
 		return try_datagram(port, op, fd, (struct proa_address *)(uintptr_t)op->argument_);
 	if (handle->type == HANDLE_DATAGRAM)
 		return try_datagram(port, op, fd, NULL);
-	n = read_some(port, handle, fd, told, (char *)op->buffer_ + moved, op->length_ - moved,
+	n = read_some(port, handle, fd, (char *)op->buffer_ + moved, op->length_ - moved,
 		(op->flags_ & PROA_PEEK) ? MSG_PEEK : 0);
 	return n < 0 ? failed() : (int32_t)n;
 }
@@ -161,7 +163,7 @@ static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct
 		memset(message.msg_name, 0, sizeof(struct sockaddr));
 		n = read_datagram(port, op->handle_, &message, 0, &cut);
 	} else {
-		n = read_some(port, handle, op->handle_, told, buffer->data, buffer->size, 0);
+		n = read_some(port, handle, op->handle_, buffer->data, buffer->size, 0);
 	}
 	if (n < 0 || (n == 0 && handle->type != HANDLE_DATAGRAM)) {
 		int32_t result = n < 0 ? failed() : 0;
@@ -321,13 +323,13 @@ static int32_t try_sendfile(struct proa_port *port, struct proa_op *op, const st
 
 /* ---- connections ---------------------------------------------------------------------- */
 
-static int32_t try_accept(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+static int32_t try_accept(struct proa_port *port, struct proa_op *op, const struct handle *handle)
 {
 	struct proa_address *peer = op->kind_ == PROA_OP_ACCEPT ? op->buffer_ : NULL;
 	socklen_t length = sizeof peer->to;
 	int fd;
 
-	if ((handle->state & HANDLE_BLOCKING) && !told && !is_ready(port, op->handle_, POLLIN))
+	if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, op->handle_, POLLIN))
 		return PROA_EAGAIN;
 	port->stats.system_calls++;
 	fd = accept4(op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length,
@@ -493,7 +495,7 @@ int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t 
 	switch (op->kind_) {
 	case PROA_OP_RECV:
 	case PROA_OP_RECVFROM:
-		return try_recv(port, op, handle, told);
+		return try_recv(port, op, handle);
 	case PROA_OP_RECVMSG:
 		return try_recvmsg(port, op);
 	case PROA_OP_RECV_LENT:
@@ -511,7 +513,7 @@ int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t 
 		return try_shutdown(port, op);
 	case PROA_OP_ACCEPT:
 	case PROA_OP_ACCEPT_MULTI:
-		return try_accept(port, op, handle, told);
+		return try_accept(port, op, handle);
 	case PROA_OP_CONNECT:
 	case PROA_OP_DIAL:
 		return try_connect(port, op, handle, told);

@@ -382,7 +382,10 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 	if (timeout > 0 && !cq_empty(uring))
 		timeout = 0;
 	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);
-	if (timeout > 0 || ring_has_requests(uring) || (state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)))
+	if (uring->event >= 0)
+		unix_wake_drain(uring->event); /* before the look: what comes later writes again */
+	if (timeout > 0 || ring_has_requests(uring) || (state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+		uring->event >= 0)
 		ring_enter(port, uring, timeout);
 	reap(port, uring);
 }
@@ -398,6 +401,7 @@ static int uring_open(struct proa_port *port, const struct proa_port_options *op
 		snprintf(why, size, "no memory");
 		return PROA_ENOMEM;
 	}
+	uring->event = -1;
 	error = ring_open(port, uring, options, why, size);
 	if (error < 0) {
 		free(uring);
@@ -414,6 +418,8 @@ static void uring_close(struct proa_port *port)
 	struct uring *uring = uring_of(port);
 
 	ring_close(uring);
+	if (uring->event >= 0)
+		close(uring->event);
 	envelopes_free(uring);
 	free(uring);
 	port->world = NULL;
@@ -426,6 +432,8 @@ static void uring_abandon(struct proa_port *port)
 	/* The child has no mapping of the ring (MADV_DONTFORK), just its
 	 * descriptor. */
 	close(uring->ring.ring_fd);
+	if (uring->event >= 0)
+		close(uring->event);
 	envelopes_free(uring);
 	free(uring);
 	port->world = NULL;
@@ -438,13 +446,25 @@ static void uring_forget(struct proa_port *port, proa_handle fd, struct handle *
 	(void)handle;
 }
 
+/* The ring's own descriptor would not do: one of DEFER_TASKRUN does not wake
+ * those that poll it when there is work which its thread has yet to run. A
+ * registered eventfd is written to then as well. */
 static int uring_descriptor(struct proa_port *port)
 {
 	struct uring *uring = uring_of(port);
+	int ignored;
 
+	if (uring->event >= 0)
+		return uring->event;
 	if (uring->owner == NULL)
 		ring_enable(port, uring);
-	return uring->ring.ring_fd;
+	if (unix_wake_open(&uring->event, &ignored) < 0)
+		return -1;
+	if (io_uring_register_eventfd(&uring->ring, uring->event) == 0)
+		return uring->event;
+	close(uring->event);
+	uring->event = -1;
+	return -1;
 }
 
 const struct engine uring_engine = {

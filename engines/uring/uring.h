@@ -64,6 +64,7 @@ struct uring {
 	unsigned can;
 	unsigned tail;          /* of the submission queue, ours */
 	bool recancel;          /* a cancel found no room */
+	int event;              /* an eventfd that the kernel writes to, for other loops; -1: none */
 	unsigned scratch_count; /* used since the last submission */
 	struct scratch scratch[SCRATCHES];
 	struct envelope *envelopes; /* free ones */

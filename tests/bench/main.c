@@ -53,8 +53,9 @@ static const struct part parts[] = {
 
 static int usage(FILE *to)
 {
-	fprintf(to, "usage: proa-bench BENCHMARK [options]\n\n"
-		    "  all      a small set of each of these (--quick: a smaller one)\n");
+	fprintf(to,
+		"usage: proa-bench [BENCHMARK] [options]\n\n"
+		"  all      a small set of each of these (the default; --quick: a smaller one)\n");
 	for (size_t i = 0; i < BENCHMARKS; i++)
 		fprintf(to, "  %-8s %s\n", benchmarks[i].name, benchmarks[i].help);
 	fprintf(to,
@@ -245,29 +246,37 @@ static unsigned all(const struct bench_options *options, bool count_only)
 	return runs;
 }
 
-int main(int argc, char **argv)
+static void defaults(struct bench_options *options)
 {
 	const char *directory = getenv("TMPDIR");
-	struct bench_options options = { .rounds = 1 };
-	const struct benchmark *one;
+
+	if (options->rounds == 0)
+		options->rounds = 1;
+	if (options->seconds == 0)
+		options->seconds = options->quick ? 0.3 : 1;
+	if (options->timers == 0)
+		options->timers = options->quick ? 200000 : 1000000;
+	if (options->file_megabytes == 0)
+		options->file_megabytes = options->quick ? 64 : 256;
+	if (options->directory == NULL)
+		options->directory = directory != NULL ? directory : "/tmp";
+}
+
+int main(int argc, char **argv)
+{
+	struct bench_options options = { .rounds = 0 };
+	const struct benchmark *one = NULL; /* all */
 	unsigned engines = 0, runs;
 	int which;
 
 	while ((which = getopt_long(argc, argv, "", long_options, NULL)) != -1)
 		take(&options, which, optarg);
-	if (optind + 1 != argc)
+	if (optind + 1 < argc)
 		return usage(stderr);
-	one = benchmark_find(argv[optind]);
-	if (one == NULL && strcmp(argv[optind], "all") != 0)
+	if (optind < argc && strcmp(argv[optind], "all") != 0 &&
+		(one = benchmark_find(argv[optind])) == NULL)
 		return usage(stderr);
-	if (options.seconds == 0)
-		options.seconds = options.quick ? 0.3 : 1;
-	if (options.timers == 0)
-		options.timers = options.quick ? 200000 : 1000000;
-	if (options.file_megabytes == 0)
-		options.file_megabytes = options.quick ? 64 : 256;
-	if (options.directory == NULL)
-		options.directory = directory != NULL ? directory : "/tmp";
+	defaults(&options);
 	engines_find(&options);
 	while (options.engines[engines] != NULL)
 		engines++;

@@ -138,14 +138,14 @@ static void text_figure(char *text, size_t size, int which, double value)
 }
 
 /* All engines of one work beneath each other. */
-static void table_work(const char *work)
+static void table_work(const char *work, int width)
 {
 	for (unsigned i = 0; i < line_count; i++) {
 		const struct line *line = &lines[i];
 
 		if (strcmp(line->work, work) != 0)
 			continue;
-		printf("%-38s %-9s", line->work, line->engine);
+		printf("%-*s %-9s", width, line->work, line->engine);
 		for (int k = 0; k < FIGURES && line->error[0] == '\0'; k++) {
 			char text[32];
 
@@ -161,21 +161,25 @@ static void table_work(const char *work)
 void report_table(void)
 {
 	struct utsname system;
+	int width = 4;
 
+	for (unsigned i = 0; i < line_count; i++)
+		if ((int)strlen(lines[i].work) > width)
+			width = (int)strlen(lines[i].work);
 	if (on_screen)
 		fprintf(stderr, "\r\033[K");
 	uname(&system);
 	printf("%s %s, %u cores; CPU and calls are the server's, for one operation\n",
 		system.sysname, system.release, bench_cores());
-	printf("%-38s %-9s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", "work", "engine", "ops/s", "CPU",
-		"calls", "p50", "p99", "p99.9", "max", "bytes/s", "load");
+	printf("%-*s %-9s %8s %8s %8s %8s %8s %8s %8s %8s %8s\n", width, "work", "engine", "ops/s",
+		"CPU", "calls", "p50", "p99", "p99.9", "max", "bytes/s", "load");
 	for (unsigned i = 0; i < line_count; i++) {
 		bool seen = false;
 
 		for (unsigned k = 0; k < i; k++)
 			seen = seen || strcmp(lines[k].work, lines[i].work) == 0;
 		if (!seen)
-			table_work(lines[i].work);
+			table_work(lines[i].work, width);
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #define SHORT (20 * PROA_MILLISECOND)
 #define NEVER (1000 * PROA_SECOND)
@@ -743,6 +744,14 @@ TEST(27, "all that it was asked", short_receive_breaks_the_chain)
 		CHECK_INT(proa_run(port), 0);
 		CHECK_INT(recv.last, 3);
 		CHECK_INT(timer.last, 0);
+		/* The end of the stream is none of what was asked. */
+		proa_link(&recv.op, &timer.op, recorded);
+		timer.count = timer.finals = 0;
+		record_submit(&recv);
+		CHECK_SYSTEM(shutdown(ends.peer, SHUT_WR));
+		CHECK_INT(proa_run(port), 0);
+		CHECK_INT(recv.last, 0);
+		CHECK_INT(timer.last, PROA_ECANCELED);
 		close(ends.peer);
 		close_handle(port, ends.ours);
 	}

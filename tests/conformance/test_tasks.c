@@ -456,17 +456,21 @@ TEST(26, "look-ups", many_lookups_at_once)
  * a resolv.conf of our own in a mount namespace of our own. -1: not possible. */
 static int stuck_resolver(void)
 {
+	/* Of our own, for several tests may run at once. */
+	unsigned number = (unsigned)getpid(), low = (number & 0x7f) + 1, high = number >> 7 & 0xff;
 	struct sockaddr_in here = { .sin_family = AF_INET, .sin_port = htons(53) };
-	static const char text[] = "nameserver 127.77.53.1\noptions timeout:20 attempts:1\n";
+	char text[128], address[32];
 	static const char order[] = "hosts: files dns\n";
 	const char *conf = test_path("resolv.conf"), *nsswitch = test_path("nsswitch.conf");
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), file;
 
-	inet_pton(AF_INET, "127.77.53.1", &here.sin_addr);
+	snprintf(address, sizeof(address), "127.77.%u.%u", high, low);
+	snprintf(text, sizeof(text), "nameserver %s\noptions timeout:20 attempts:1\n", address);
+	inet_pton(AF_INET, address, &here.sin_addr);
 	if (bind(fd, (struct sockaddr *)&here, sizeof(here)) < 0 || unshare(CLONE_NEWNS) < 0)
 		goto failed;
 	file = CHECK_SYSTEM(open(conf, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
-	peer_write(file, text, sizeof(text) - 1);
+	peer_write(file, text, strlen(text));
 	close(file);
 	file = CHECK_SYSTEM(open(nsswitch, O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
 	peer_write(file, order, sizeof(order) - 1);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
 #define MS    PROA_MILLISECOND
 #define NEVER (1000 * PROA_SECOND)
@@ -440,6 +441,49 @@ TEST(15, "changed in flight", deadline_changed_in_flight)
 	test_close(port);
 }
 
+TEST(15, "changed in flight", limits_of_a_dial_changed_in_flight)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(0, &address), callers[3];
+	struct record record;
+
+	/* A full listener answers no more: Linux drops the SYN. */
+	for (int i = 0; i < 3; i++) {
+		callers[i] = CHECK_SYSTEM(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+		(void)connect(callers[i], &address.to.any, address.length);
+	}
+	test_sleep(2 * MS);
+	record_init(&record, port);
+	for (int way = 0; way < 4; way++) {
+		int64_t start = test_clock(), ns = scaled(250 * MS);
+
+		proa_prep_dial(&record.op, &address, 0);
+		proa_op_timeout(&record.op, scaled(100 * MS));
+		if (way == 3)
+			proa_op_timeout(&record.op, PROA_FOREVER);
+		record_submit(&record);
+		if (way == 0) /* a longer one takes the place of the first */
+			proa_op_timeout(&record.op, ns);
+		if (way == 1) { /* none at all, but an instant */
+			proa_op_timeout(&record.op, PROA_FOREVER);
+			proa_op_deadline(&record.op, start + ns);
+		}
+		if (way == 2) { /* an instant put out leaves the other one alone */
+			ns = scaled(100 * MS);
+			proa_op_deadline(&record.op, start + NEVER);
+			proa_op_deadline(&record.op, PROA_FOREVER);
+		}
+		if (way == 3)
+			proa_op_timeout(&record.op, ns);
+		expect_time_out(port, &record, start, ns);
+	}
+	for (int i = 0; i < 3; i++)
+		close(callers[i]);
+	close(listener);
+	test_close(port);
+}
+
 TEST(15, "its true result if that won", limits_race_with_data)
 {
 	enum { TOTAL = 6000 };
@@ -839,6 +883,11 @@ TEST(20, "an interval's first tick", interval_starts_with_its_first)
 	proa_cancel(&record.op);
 	RUN_UNTIL(port, record.finals == 1);
 	CHECK_INT(proa_timer_move(&record.op, 0), PROA_ENOENT);
+	/* A period of nothing would tick for ever. */
+	proa_prep_interval(&record.op, 0, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_interval(&record.op, MS, -MS);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
 	/* A first of nothing ticks at once. */
 	proa_prep_interval(&record.op, 0, NEVER);
 	record_submit(&record);

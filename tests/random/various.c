@@ -9,6 +9,13 @@
 
 /* ---- timers ------------------------------------------------------------------- */
 
+/* One at an instant, neither moved nor limited since; `number` is the clock right
+ * after its submit. */
+static bool is_ordered(const struct task *task)
+{
+	return task->number != 0 && task->earliest == PROA_FOREVER;
+}
+
 /* Timers at an instant end in the order of their instants: none that was armed
  * before this one could fire, and is due before it, may still be in flight. */
 static void check_order(const struct task *task)
