@@ -396,6 +396,8 @@ static void port_settle(struct proa_port *port)
 {
 	int64_t first;
 
+	/* Before the look: who comes later writes again. */
+	port_wake_drain(port);
 	port->engine->turn(port, 0);
 	first = timer_next(&port->timers);
 	unix_outer_arm(port, first);

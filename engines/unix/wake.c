@@ -74,6 +74,7 @@ int unix_outer_open(struct proa_port *port, int inner)
 	port->outer_timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (port->outer >= 0 && port->outer_timer >= 0 &&
 		epoll_ctl(port->outer, EPOLL_CTL_ADD, inner, &event) == 0 &&
+		epoll_ctl(port->outer, EPOLL_CTL_ADD, port->wake_handle, &event) == 0 &&
 		epoll_ctl(port->outer, EPOLL_CTL_ADD, port->outer_timer, &event) == 0)
 		return 0;
 	error = unix_error(errno);

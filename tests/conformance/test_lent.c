@@ -767,6 +767,39 @@ TEST(11, "share", single_receives_have_a_share_too)
 	test_close(port);
 }
 
+/* Buffers of a handle that was closed count for no later handle of its number. */
+TEST(11, "share", a_share_is_of_one_life)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 10, 8, 8, 1);
+	struct ends old = unix_ends(), fresh;
+	struct record first, second;
+
+	record_init(&first, port);
+	record_init(&second, port);
+	start_multi(&first, old.ours, pool);
+	peer_write(old.peer, "0123456789", 10);
+	RUN_UNTIL(port, first.count == 1);
+	close_handle(port, old.ours);
+	fresh = unix_ends();
+	CHECK_INT(fresh.ours, old.ours);
+	start_multi(&second, fresh.ours, pool);
+	peer_write(fresh.peer, "abcdefghijklmnopqrst", 20);
+	RUN_UNTIL(port, second.count == 1);
+	proa_give_back(first.lent[0]);
+	run_quiet(port);
+	CHECK_INT(second.count, 1);
+	proa_give_back(second.lent[0]);
+	RUN_UNTIL(port, second.count == 2);
+	proa_give_back(second.lent[1]);
+	close_handle(port, fresh.ours);
+	CHECK_INT(pool_lent(pool), 0);
+	close(old.peer);
+	close(fresh.peer);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(11, "share", pause_stops_the_timeout)
 {
 	struct proa_port *port = test_port();
