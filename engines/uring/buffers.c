@@ -123,14 +123,15 @@ void buffers_reclaim(struct proa_port *port, struct proa_pool *pool)
 		return;
 	if (io_uring_unregister_buf_ring(&uring->ring, ring->group) != 0)
 		return;
-	used = used_untold(uring, pool);
+	used = used_untold(uring, pool) - ring->untold;
 	for (i = used; i < ring->provided; i++) {
 		uint16_t at = (uint16_t)(ring->tail - ring->provided + i);
 
 		pool_put_free(pool, pool_buffer(pool, ring->ring->bufs[at & (ring->entries - 1)].bid));
 	}
-	pool_provided(pool, (int)used - (int)ring->provided);
-	ring->provided = used;
+	pool_provided(pool, -(int)ring->provided);
+	ring->untold += used;
+	ring->provided = 0;
 	ring->tail = 0;
 	ring->ring->tail = 0;
 	reg.ring_addr = (uint64_t)(uintptr_t)ring->ring;
@@ -141,7 +142,6 @@ void buffers_reclaim(struct proa_port *port, struct proa_pool *pool)
 		group_put(uring, ring->group);
 		munmap(ring->ring, ring->size);
 		ring->ring = NULL;
-		pool_provided(pool, -(int)ring->provided);
 		free(ring);
 		pool_set_engine(pool, &no_ring);
 	}
@@ -153,8 +153,12 @@ void buffers_used(struct proa_port *port, struct proa_pool *pool)
 
 	if (UNLIKELY(ring == NULL || ring == &no_ring))
 		return;
-	ring->provided--;
-	pool_provided(pool, -1);
+	if (UNLIKELY(ring->untold > 0)) {
+		ring->untold--;
+	} else {
+		ring->provided--;
+		pool_provided(pool, -1);
+	}
 	if (!pool_is_empty(pool))
 		buffers_refill(port, pool);
 }

@@ -218,6 +218,8 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 		op_retry_later(port, op);
 		return;
 	}
+	if (unasked)
+		result = -ECANCELED;
 	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI) {
 		/* Level-triggered: asked again, the kernel answers at once if it
 		 * is still so. */

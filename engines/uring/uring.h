@@ -53,6 +53,7 @@ struct ring_pool {
 	struct io_uring_buf_ring *ring;
 	size_t size;
 	uint32_t entries, provided;
+	uint32_t untold; /* used before the rest was taken back; their completions come */
 	uint16_t tail, group;
 };
 

@@ -1231,6 +1231,37 @@ TEST(11, "ends", close_returns_what_was_not_handed_over)
 	test_close(port);
 }
 
+/* Data comes, and before the port looks again the handle is closed. */
+TEST(11, "ends", close_returns_what_was_on_its_way)
+{
+	struct proa_port *port = test_port();
+
+	FOR_STREAMS(maker)
+	{
+		for (int multi = 0; multi < 2; multi++) {
+			struct proa_pool *pool = open_pool(port, 10, 4, 8, 8);
+			struct ends ends = maker->make(false);
+			struct record record;
+
+			record_init(&record, port);
+			if (multi)
+				start_multi(&record, ends.ours, pool);
+			else
+				start_lent(&record, ends.ours, pool);
+			CHECK_INT(proa_run_once(port, 0), 0);
+			peer_write(ends.peer, "0123456789abcdefghij", 20);
+			close_handle(port, ends.ours);
+			CHECK_INT(record.count, 1);
+			CHECK_INT(record.last, PROA_ECANCELED);
+			CHECK_INT(record.flags[0] & PROA_LENT, 0);
+			CHECK_INT(pool_lent(pool), 0);
+			close(ends.peer);
+			proa_pool_close(pool);
+		}
+	}
+	test_close(port);
+}
+
 /* The same with a program that dequeues: one completion is taken, the others,
  * which may be in the port already, are never seen. */
 TEST(11, "ends", close_returns_what_was_not_dequeued)

@@ -22,11 +22,11 @@ static void check_order(const struct task *task)
 {
 	struct task *other;
 
-	if (!task->number)
+	if (!is_ordered(task))
 		return;
 	FOR_TASKS(other)
 	{
-		if (other == task || other->judge != task->judge || !other->number ||
+		if (other == task || other->judge != task->judge || !is_ordered(other) ||
 			(int64_t)other->number >= task->due)
 			continue;
 		HOLDS(other->due > task->due ||
