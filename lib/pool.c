@@ -43,7 +43,7 @@ struct proa_pool {
 	uint32_t block_count, block_room;
 	uint32_t buffer_size, stride, count, limit, per_handle;
 	uint32_t provided; /* free, and with the engine */
-	struct proa_buffer *free, *free_end;
+	struct proa_buffer *free;
 	uint32_t free_count;
 	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
 	uint64_t lent, lent_peak, waits;
@@ -120,18 +120,14 @@ uint32_t pool_ring_size(const struct proa_pool *pool)
 
 /* ---- the free list ------------------------------------------------------------ */
 
-/* First in, first out: the memory of a buffer that has just been read is warm,
- * but a ring of the kernel's is a queue anyway, and all engines behave alike. */
+/* Last in, first out: the memory of a buffer that has just been given back is in
+ * the processor's cache. */
 void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer)
 {
 	assert(!lent(buffer)->is_free && !lent(buffer)->on_loan);
 	lent(buffer)->is_free = 1;
-	lent(buffer)->next = NULL;
-	if (pool->free == NULL)
-		pool->free = buffer;
-	else
-		lent(pool->free_end)->next = buffer;
-	pool->free_end = buffer;
+	lent(buffer)->next = pool->free;
+	pool->free = buffer;
 	pool->free_count++;
 }
 
@@ -338,7 +334,7 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 		atomic_store(&pool->owner, port->owner);
 		/* Buffers that the engine had, or that came with completions
 		 * nobody saw, are free again; what the program holds it keeps. */
-		pool->free = pool->free_end = NULL;
+		pool->free = NULL;
 		pool->free_count = 0;
 		pool->provided = 0;
 		for (i = 0; i < pool->block_count; i++)
