@@ -871,6 +871,8 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 			handle->undelivered++; /* the close comes after it: see handle_close_take() */
 		op->handle_ = PROA_NO_HANDLE;
 		op_end(port, op, error, 0);
+		if (handle != NULL && (handle->state & HANDLE_CLOSING))
+			handle_settle(port, handle); /* which may have waited for this one's turn */
 		return;
 	}
 	if (op->kind_ != PROA_OP_CLOSE) {
