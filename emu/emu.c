@@ -16,12 +16,12 @@
 #include <string.h>
 
 /* Bits of handle->engine. */
-#define EMU_IN          0x01u /* registered */
-#define EMU_OUT         0x02u
-#define EMU_NO_IN       0x04u /* believed not ready */
-#define EMU_NO_OUT      0x08u
-#define EMU_UNTRUSTED   0x10u /* short reads prove nothing */
-#define EMU_HOT         0x20u /* on the list of those to be served again */
+#define EMU_IN        0x01u /* registered */
+#define EMU_OUT       0x02u
+#define EMU_NO_IN     0x04u /* believed not ready */
+#define EMU_NO_OUT    0x08u
+#define EMU_UNTRUSTED 0x10u /* short reads prove nothing */
+#define EMU_HOT       0x20u /* on the list of those to be served again */
 
 /* One handle's share of a turn. */
 #define SHARE 16
@@ -48,7 +48,8 @@ static struct world *world_of(struct proa_port *port)
 
 static short registered(const struct handle *handle)
 {
-	return (short)(((handle->engine & EMU_IN) ? IN_EVENTS : 0) | ((handle->engine & EMU_OUT) ? OUT_EVENTS : 0));
+	return (short)(((handle->engine & EMU_IN) ? IN_EVENTS : 0) |
+		       ((handle->engine & EMU_OUT) ? OUT_EVENTS : 0));
 }
 
 /* Sees to it that the backend reports `fd` in the directions of `bits`. */
@@ -58,7 +59,8 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 	uint8_t after = handle->engine | bits;
 	/* What others made they may have closed, and the number be another's:
 	 * the backend's entry went with it, unseen. */
-	bool check = (handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 && (handle->engine & (EMU_IN | EMU_OUT));
+	bool check = (handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 &&
+		     (handle->engine & (EMU_IN | EMU_OUT));
 	short before = registered(handle);
 	int error;
 
@@ -66,7 +68,8 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 		return 0;
 	handle->engine = after;
 	port->stats.system_calls++;
-	error = world->reactor->set(world->backend, fd, handle->generation, before, registered(handle), check);
+	error = world->reactor->set(
+		world->backend, fd, handle->generation, before, registered(handle), check);
 	if (error < 0)
 		handle->engine &= (uint8_t)~bits;
 	return error;
@@ -117,7 +120,8 @@ static void learn(const struct proa_op *op, struct handle *handle, int32_t resul
 		handle->engine |= EMU_NO_IN;
 }
 
-static int32_t emu_try(struct proa_port *port, struct proa_op *op, struct handle *handle, bool told, uint32_t *flags)
+static int32_t emu_try(struct proa_port *port, struct proa_op *op, struct handle *handle, bool told,
+	uint32_t *flags)
 {
 	int32_t result = attempt(port, op, told, flags);
 
@@ -133,12 +137,13 @@ static bool is_file_kind(const struct proa_op *op, const struct handle *handle)
 	if (op->kind_ >= PROA_OP_OPEN && op->kind_ <= PROA_OP_MKDIR)
 		return true;
 	return handle != NULL && handle->type == HANDLE_FILE && (op_sends(op) || op_receives(op)) &&
-		op->kind_ != PROA_OP_SHUTDOWN;
+	       op->kind_ != PROA_OP_SHUTDOWN;
 }
 
 static bool is_multi(const struct proa_op *op)
 {
-	return op->kind_ == PROA_OP_ACCEPT_MULTI || op->kind_ == PROA_OP_RECV_MULTI || op->kind_ == PROA_OP_POLL_MULTI;
+	return op->kind_ == PROA_OP_ACCEPT_MULTI || op->kind_ == PROA_OP_RECV_MULTI ||
+	       op->kind_ == PROA_OP_POLL_MULTI;
 }
 
 /* Lets it wait for the system's word. */
@@ -164,13 +169,15 @@ static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *f
 	fd = attempt_descriptor(op);
 	handle = handle_find(port, fd);
 	bits = direction(attempt_events(op));
-	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI || (handle->engine & UNREADY(bits)) == 0)
+	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI ||
+		(handle->engine & UNREADY(bits)) == 0)
 		result = emu_try(port, op, handle, false, flags);
 	if (result == STEP_LATER)
 		return PROA_EAGAIN;
 	if (result == PROA_EAGAIN)
 		return emu_wait_for(port, op, handle);
-	if (is_multi(op) && result >= 0 && (op->kind_ != PROA_OP_RECV_MULTI || (*flags & PROA_LENT))) {
+	if (is_multi(op) && result >= 0 &&
+		(op->kind_ != PROA_OP_RECV_MULTI || (*flags & PROA_LENT))) {
 		/* More may be there: but its turn is over. */
 		*flags |= PROA_MORE;
 		make_hot(port, fd, handle);
@@ -193,7 +200,8 @@ struct service {
 
 /* Tries one waiting op, a multishot one as long as it gives and may. False:
  * nothing more is to be had in its direction. */
-static bool serve_op(struct proa_port *port, int fd, struct handle *handle, struct proa_op *op, struct service *service)
+static bool serve_op(struct proa_port *port, int fd, struct handle *handle, struct proa_op *op,
+	struct service *service)
 {
 	uint8_t unready = UNREADY(direction(attempt_events(op)));
 	uint32_t flags = 0;
@@ -222,7 +230,8 @@ static bool serve_op(struct proa_port *port, int fd, struct handle *handle, stru
 			op_stepped(port, op, result, PROA_MORE);
 			return true;
 		}
-		if (!is_multi(op) || result < 0 || (op->kind_ == PROA_OP_RECV_MULTI && (flags & PROA_LENT) == 0)) {
+		if (!is_multi(op) || result < 0 ||
+			(op->kind_ == PROA_OP_RECV_MULTI && (flags & PROA_LENT) == 0)) {
 			if (!is_multi(op) || (flags & PROA_LENT) == 0) {
 				op_stepped(port, op, result, flags);
 				return (handle->engine & unready) == 0;
@@ -236,8 +245,8 @@ static bool serve_op(struct proa_port *port, int fd, struct handle *handle, stru
 }
 
 /* Serves a list's ops that wait in the direction of `bits`, oldest first. */
-static void serve_list(struct proa_port *port, int fd, struct handle *handle, struct proa_op **list, uint8_t bits,
-	struct service *service)
+static void serve_list(struct proa_port *port, int fd, struct handle *handle, struct proa_op **list,
+	uint8_t bits, struct service *service)
 {
 	struct cursor at = { .next = *list, .outer = port->cursors };
 	struct proa_op *op;
@@ -250,7 +259,8 @@ static void serve_list(struct proa_port *port, int fd, struct handle *handle, st
 	while ((op = at.next) != NULL) {
 		last = op == at.last;
 		at.next = last ? NULL : flight(op)->next;
-		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd && (direction(attempt_events(op)) & bits) &&
+		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd &&
+			(direction(attempt_events(op)) & bits) &&
 			!serve_op(port, fd, handle, op, service))
 			break;
 		if (last)
@@ -275,17 +285,21 @@ static void narrow(struct proa_port *port, int fd, struct handle *handle)
 
 	if (waits(handle->recvs, EMU_IN))
 		bits |= EMU_IN;
-	if (waits(handle->sends, EMU_OUT) || ((handle->state & HANDLE_PRIVATE) && waits(handle->sends, EMU_IN)))
-		bits |= (handle->state & HANDLE_PRIVATE) ? direction(attempt_events(handle->sends)) : EMU_OUT;
+	if (waits(handle->sends, EMU_OUT) ||
+		((handle->state & HANDLE_PRIVATE) && waits(handle->sends, EMU_IN)))
+		bits |= (handle->state & HANDLE_PRIVATE) ? direction(attempt_events(handle->sends))
+							 : EMU_OUT;
 	while (op != NULL && bits != (EMU_IN | EMU_OUT)) {
-		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd && !is_file_kind(op, handle))
+		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd &&
+			!is_file_kind(op, handle))
 			bits |= direction(attempt_events(op));
 		op = flight(op)->next == handle->others ? NULL : flight(op)->next;
 	}
 	handle->engine = (uint8_t)((handle->engine & ~(EMU_IN | EMU_OUT)) | bits);
 	if (registered(handle) != before) {
 		port->stats.system_calls++;
-		world->reactor->set(world->backend, fd, handle->generation, before, registered(handle), false);
+		world->reactor->set(
+			world->backend, fd, handle->generation, before, registered(handle), false);
 	}
 }
 
@@ -304,14 +318,16 @@ static void serve(struct proa_port *port, int fd, struct handle *handle, bool ag
 		if ((handle->engine & EMU_NO_IN) == 0 || again) {
 			if (waits(handle->recvs, EMU_IN))
 				serve_op(port, fd, handle, handle->recvs, &service);
-			serve_list(port, fd, handle, &handle->others, EMU_IN, &service);
+			if (UNLIKELY(handle->others != NULL))
+				serve_list(port, fd, handle, &handle->others, EMU_IN, &service);
 		}
 		service.share = SHARE;
 		service.told = !again;
 		if ((handle->engine & EMU_NO_OUT) == 0 || again) {
 			if (waits(handle->sends, EMU_OUT))
 				serve_op(port, fd, handle, handle->sends, &service);
-			serve_list(port, fd, handle, &handle->others, EMU_OUT, &service);
+			if (UNLIKELY(handle->others != NULL))
+				serve_list(port, fd, handle, &handle->others, EMU_OUT, &service);
 		}
 	}
 	if (!world_of(port)->reactor->edge && handle->generation == generation &&
@@ -380,11 +396,13 @@ static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *ha
 
 	/* epoll drops a file that is closed by itself, if nobody shares it; poll
 	 * knows nothing of closing. */
-	bool certain = world->reactor->edge && (handle->state & HANDLE_OURS) && (handle->state & HANDLE_CLOSING);
+	bool certain = world->reactor->edge && (handle->state & HANDLE_OURS) &&
+		       (handle->state & HANDLE_CLOSING);
 
 	if (!certain && (handle->engine & (EMU_IN | EMU_OUT))) {
 		port->stats.system_calls++;
-		world->reactor->set(world->backend, fd, handle->generation, registered(handle), 0, true);
+		world->reactor->set(
+			world->backend, fd, handle->generation, registered(handle), 0, true);
 	}
 	handle->engine = 0;
 }
@@ -423,7 +441,8 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 	}
 	error = reactor->set(world->backend, port->wake_handle, 0, 0, POLLIN, false);
 	if (error < 0) {
-		snprintf(why, size, "its wake-up descriptor was refused: %s", proa_error_text(error));
+		snprintf(why, size, "its wake-up descriptor was refused: %s",
+			proa_error_text(error));
 		reactor->close(world->backend);
 		free(world);
 		return error;
@@ -433,23 +452,23 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 	return 0;
 }
 
-#define EMULATED(backend) \
-	static int backend##_engine_open( \
-		struct proa_port *port, const struct proa_port_options *options, char *why, size_t size) \
-	{ \
-		(void)options; \
-		return emu_open(port, &backend##_reactor, why, size); \
-	} \
-	const struct engine backend##_engine = { \
-		.name = #backend, \
-		.open = backend##_engine_open, \
-		.close = emu_close, \
-		.abandon = emu_close, \
-		.start = emu_start, \
-		.cancel = emu_cancel, \
-		.forget = emu_forget, \
-		.turn = emu_turn, \
-		.descriptor = emu_descriptor, \
+#define EMULATED(backend)                                                        \
+	static int backend##_engine_open(struct proa_port *port,                 \
+		const struct proa_port_options *options, char *why, size_t size) \
+	{                                                                        \
+		(void)options;                                                   \
+		return emu_open(port, &backend##_reactor, why, size);            \
+	}                                                                        \
+	const struct engine backend##_engine = {                                 \
+		.name = #backend,                                                \
+		.open = backend##_engine_open,                                   \
+		.close = emu_close,                                              \
+		.abandon = emu_close,                                            \
+		.start = emu_start,                                              \
+		.cancel = emu_cancel,                                            \
+		.forget = emu_forget,                                            \
+		.turn = emu_turn,                                                \
+		.descriptor = emu_descriptor,                                    \
 	}
 
 #ifdef PROA_HAVE_EPOLL

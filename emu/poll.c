@@ -98,10 +98,12 @@ static int poll_set(void *world, int fd, uint8_t generation, short before, short
 static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 {
 	struct polled *polled = world;
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND, .tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
+		.tv_nsec = timeout % PROA_SECOND };
 	int found, n = 0, i, at;
 
-	found = ppoll(polled->entries, (nfds_t)polled->count, timeout == PROA_FOREVER ? NULL : &limit, NULL);
+	found = ppoll(polled->entries, (nfds_t)polled->count,
+		timeout == PROA_FOREVER ? NULL : &limit, NULL);
 	if (found <= 0)
 		return 0;
 	if (found > REACTOR_EVENTS)

@@ -15,7 +15,7 @@ struct reactor_event {
 	short events;
 };
 
-#define REACTOR_EVENTS 256 /* that one wait takes in */
+#define REACTOR_EVENTS 256 /* that one wait may take in */
 
 struct reactor {
 	const char *name;

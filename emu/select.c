@@ -69,7 +69,8 @@ static int select_reserve(struct sets *sets, int fd)
 	return 0;
 }
 
-static int select_set(void *world, int fd, uint8_t generation, short before, short events, bool check)
+static int select_set(
+	void *world, int fd, uint8_t generation, short before, short events, bool check)
 {
 	struct sets *sets = world;
 	unsigned long bit = 1ul << (fd % WORD_BITS);
@@ -94,7 +95,8 @@ static int select_set(void *world, int fd, uint8_t generation, short before, sho
 /* glibc's fortified select() would take our sets for fd_sets. */
 static int call_select(struct sets *sets, int64_t timeout)
 {
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND, .tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
+		.tv_nsec = timeout % PROA_SECOND };
 
 	return (int)syscall(__NR_pselect6, sets->highest + 1, sets->in, sets->out, sets->except,
 		timeout == PROA_FOREVER ? NULL : &limit, NULL);
@@ -104,8 +106,9 @@ static short bits_of(const struct sets *sets, int word, int bit)
 {
 	unsigned long mask = 1ul << bit;
 
-	return (short)(((sets->in[word] & mask) ? POLLIN : 0) | ((sets->out[word] & mask) ? POLLOUT : 0) |
-		((sets->except[word] & mask) ? POLLPRI | POLLERR : 0));
+	return (short)(((sets->in[word] & mask) ? POLLIN : 0) |
+		       ((sets->out[word] & mask) ? POLLOUT : 0) |
+		       ((sets->except[word] & mask) ? POLLPRI | POLLERR : 0));
 }
 
 /* A descriptor that was closed behind our back would make every call fail: it
@@ -118,7 +121,8 @@ static int find_bad(struct sets *sets, struct reactor_event *out)
 		struct pollfd p = { .fd = fd };
 		unsigned long bit = 1ul << (fd % WORD_BITS);
 
-		if (((sets->wanted_in[fd / WORD_BITS] | sets->wanted_out[fd / WORD_BITS]) & bit) == 0)
+		if (((sets->wanted_in[fd / WORD_BITS] | sets->wanted_out[fd / WORD_BITS]) & bit) ==
+			0)
 			continue;
 		if (poll(&p, 1, 0) == 1 && (p.revents & POLLNVAL)) {
 			sets->wanted_in[fd / WORD_BITS] &= ~bit;

@@ -13,7 +13,7 @@
 #include "lib/port.h"
 
 /* What start() gives besides a result of the attempt. */
-#define STEP_STARTED   INT32_MIN       /* op_stepped() will follow */
+#define STEP_STARTED   INT32_MIN /* op_stepped() will follow */
 #define STEP_TO_WORKER (INT32_MIN + 1) /* not here: a worker thread has to do it */
 #define STEP_FULL      (INT32_MIN + 2) /* no room now: ask again after a turn */
 

@@ -30,8 +30,8 @@ static const char *const absent[] = {
 	"iocp",
 };
 
-static int choose_named(struct proa_port *port, const struct proa_port_options *options, const char *name, char *why,
-	size_t size)
+static int choose_named(struct proa_port *port, const struct proa_port_options *options,
+	const char *name, char *why, size_t size)
 {
 	char reason[256] = "";
 	int error;
@@ -60,7 +60,8 @@ static int choose_named(struct proa_port *port, const struct proa_port_options *
 }
 
 /* All but select, which is there to be asked for. */
-static int choose_best(struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
+static int choose_best(
+	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
 {
 	char reason[200];
 	int error = PROA_ENOSYS;
@@ -73,14 +74,15 @@ static int choose_best(struct proa_port *port, const struct proa_port_options *o
 		if (error == 0)
 			return 0;
 		at = strlen(port->why);
-		snprintf(port->why + at, sizeof port->why - at, "%s%s: %s", at == 0 ? "" : "; ", engines[i]->name,
-			reason);
+		snprintf(port->why + at, sizeof port->why - at, "%s%s: %s", at == 0 ? "" : "; ",
+			engines[i]->name, reason);
 	}
 	snprintf(why, size, "no engine works here: %s", port->why);
 	return error;
 }
 
-int engine_choose(struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
+int engine_choose(
+	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
 {
 	const char *name = options->engine;
 

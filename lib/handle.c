@@ -53,19 +53,10 @@ static void untie(struct proa_port *port, int fd)
 	_Atomic(struct proa_port *) *owner = owner_of(fd);
 
 	if (owner != NULL)
-		atomic_compare_exchange_strong(owner, &(struct proa_port *){ port }, NULL);
+		atomic_compare_exchange_strong(owner, &(struct proa_port *) { port }, NULL);
 }
 
 /* ---- the table --------------------------------------------------------------- */
-
-struct handle *handle_find(const struct proa_port *port, proa_handle fd)
-{
-	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK;
-
-	if (fd < 0 || chunk >= port->handles.count || port->handles.chunks[chunk] == NULL)
-		return NULL;
-	return &port->handles.chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
-}
 
 int handle_get(struct proa_port *port, proa_handle fd, struct handle **out)
 {
@@ -165,7 +156,8 @@ int handle_reclassify(proa_handle fd, struct handle *handle)
 	if (error < 0)
 		return error;
 	handle->type = (uint8_t)type & 7u;
-	handle->state = (uint8_t)((handle->state & ~HANDLE_BLOCKING) | (blocking ? HANDLE_BLOCKING : 0));
+	handle->state =
+		(uint8_t)((handle->state & ~HANDLE_BLOCKING) | (blocking ? HANDLE_BLOCKING : 0));
 	return 0;
 }
 

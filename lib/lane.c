@@ -25,7 +25,7 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 		if (UNLIKELY(op->options_ & OPT_CANCEL))
 			op_end(port, op, PROA_ECANCELED, 0);
 		else if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
-			!pool_admits(port, op, handle))
+			 !pool_admits(port, op, handle))
 			break;
 		else
 			op_start(port, op);
@@ -73,8 +73,8 @@ void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op
 
 /* Adds the slices of one send, from its first `skip` bytes on. False: no room
  * for all of them. */
-static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t skip, struct iovec *slices,
-	int room, int *used, size_t *bytes)
+static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t skip,
+	struct iovec *slices, int room, int *used, size_t *bytes)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (skip >= from[i].length) {
@@ -92,7 +92,8 @@ static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t 
 	return true;
 }
 
-static bool gather_one(const struct proa_op *op, struct iovec *slices, int room, int *used, size_t *bytes)
+static bool gather_one(
+	const struct proa_op *op, struct iovec *slices, int room, int *used, size_t *bytes)
 {
 	const struct proa_message *message = op->buffer_;
 	struct proa_slice whole;
@@ -101,10 +102,12 @@ static bool gather_one(const struct proa_op *op, struct iovec *slices, int room,
 	case PROA_OP_SENDV:
 	case PROA_OP_READV:
 	case PROA_OP_WRITEV:
-		return gather_slices(op->buffer_, op->length_, flight(op)->moved, slices, room, used, bytes);
+		return gather_slices(
+			op->buffer_, op->length_, flight(op)->moved, slices, room, used, bytes);
 	case PROA_OP_SENDMSG:
 	case PROA_OP_RECVMSG:
-		return gather_slices(message->slices, message->slice_count, flight(op)->moved, slices, room, used, bytes);
+		return gather_slices(message->slices, message->slice_count, flight(op)->moved,
+			slices, room, used, bytes);
 	default:
 		whole.data = op->buffer_;
 		whole.length = op->length_;
@@ -116,24 +119,32 @@ static bool gather_one(const struct proa_op *op, struct iovec *slices, int room,
  * bytes of a file goes alone. */
 static bool is_plain(const struct proa_op *op)
 {
-	return (op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV) && (op->flags_ & PROA_SOME) == 0 &&
-		(op->options_ & OPT_CANCEL) == 0;
+	return (op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV) &&
+	       (op->flags_ & PROA_SOME) == 0 && (op->options_ & OPT_CANCEL) == 0;
 }
 
-int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slices, int room, size_t *bytes,
-	bool *more)
+int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slices, int room,
+	size_t *bytes, bool *more)
 {
 	struct handle *handle = handle_find(port, head->handle_);
 	struct proa_op *op = head;
 	int used = 0;
 	bool whole;
 
+	if (LIKELY(head->kind_ == PROA_OP_SEND && flight(head)->next == head)) {
+		*more = (head->flags_ & PROA_CORK) != 0;
+		*bytes = head->length_ - (size_t)flight(head)->moved;
+		slices->iov_base = (char *)head->buffer_ + flight(head)->moved;
+		slices->iov_len = *bytes;
+		return *bytes > 0;
+	}
 	*bytes = 0;
 	whole = gather_one(head, slices, room, &used, bytes);
 	*more = !whole || (head->flags_ & PROA_CORK) != 0;
 	if (!whole || !is_plain(head) || handle->sends != head)
 		return used;
-	while ((op = flight(op)->next) != head && is_plain(op) && used < room && *bytes < GATHER_BYTES &&
+	while ((op = flight(op)->next) != head && is_plain(op) && used < room &&
+		*bytes < GATHER_BYTES &&
 		(op->state_ == OP_WAITING || (op->options_ & OPT_GATHERED))) {
 		whole = gather_one(op, slices, room, &used, bytes);
 		*more = !whole || (op->flags_ & PROA_CORK) != 0;
@@ -167,7 +178,8 @@ static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t 
 	uint64_t left;
 	bool some;
 
-	if (bytes > 0 && ((handle->state & HANDLE_FLUSHING) || handle->sends->timeout_ != PROA_FOREVER))
+	if (bytes > 0 &&
+		((handle->state & HANDLE_FLUSHING) || handle->sends->timeout_ != PROA_FOREVER))
 		lane_progress(port, handle, handle->sends);
 	do {
 		op = handle->sends;
@@ -210,6 +222,15 @@ void lane_sent(struct proa_port *port, struct handle *handle, int32_t result)
 	struct proa_op *head = handle->sends, *torn;
 	bool outer = handle->pumping_sends, stopped;
 
+	/* Most of them: all of it went out, and nothing waits behind it. */
+	if (LIKELY(result > 0 && head->kind_ == PROA_OP_SEND && flight(head)->next == head &&
+		    head->length_ - flight(head)->moved == (uint32_t)result)) {
+		flight(head)->moved = head->length_;
+		if (UNLIKELY(handle->state & HANDLE_FLUSHING))
+			lane_progress(port, handle, head);
+		op_end(port, head, (int32_t)head->length_, 0);
+		return;
+	}
 	/* Stopped for the sake of one that it had gathered. */
 	stopped = result == PROA_ECANCELED && (head->options_ & OPT_CANCEL) == 0;
 	if (stopped)

@@ -17,16 +17,7 @@
 /* Some things give no event to wait for: a UNIX listener's full backlog is one. */
 #define RETRY (2 * PROA_MILLISECOND)
 
-/* What is so of a kind. */
-#define K_HANDLE 0x01u /* acts on a handle: one that is needed */
-#define K_LOOSE  0x02u /* ties nothing */
-#define K_SEND   0x04u
-#define K_RECV   0x08u
-#define K_BYTES  0x10u /* length_ is a count of bytes */
-#define K_SLICES 0x20u /* length_ is a count of slices */
-#define K_MULTI  0x40u
-
-static const uint8_t kinds[] = {
+const uint8_t op_kinds[] = {
 	[PROA_OP_ACCEPT] = K_HANDLE,
 	[PROA_OP_ACCEPT_MULTI] = K_HANDLE | K_MULTI,
 	[PROA_OP_CONNECT] = K_HANDLE,
@@ -55,16 +46,6 @@ static const uint8_t kinds[] = {
 	[PROA_OP_SIGNAL] = K_MULTI,
 	[PROA_OP_CHILD] = 0,
 };
-
-bool op_sends(const struct proa_op *op)
-{
-	return (kinds[op->kind_] & K_SEND) != 0;
-}
-
-bool op_receives(const struct proa_op *op)
-{
-	return (kinds[op->kind_] & K_RECV) != 0;
-}
 
 static uint64_t slices_length(const struct proa_slice *slices, size_t count)
 {
@@ -99,27 +80,12 @@ uint64_t op_length(const struct proa_op *op)
 
 /* ---- lists -------------------------------------------------------------------- */
 
-struct proa_op **op_list(struct proa_port *port, const struct proa_op *op)
-{
-	struct handle *handle = handle_find(port, op->handle_);
-
-	if (handle == NULL)
-		return &port->loose[op->lane_ % LOOSE_LISTS];
-	if (op->state_ == OP_LINKED || handle->type == HANDLE_DATAGRAM || handle->type == HANDLE_UNKNOWN)
-		return &handle->others;
-	if (kinds[op->kind_] & K_SEND)
-		return &handle->sends;
-	if (kinds[op->kind_] & K_RECV)
-		return &handle->recvs;
-	return &handle->others;
-}
-
 static void op_enlist(struct proa_port *port, struct proa_op *op)
 {
 	list_append(op_list(port, op), op);
 }
 
-static void op_unlist(struct proa_port *port, struct proa_op *op)
+static void op_unlist(struct proa_port *port, struct proa_op *op, struct proa_op **list)
 {
 	struct flight *f = flight(op);
 
@@ -131,7 +97,7 @@ static void op_unlist(struct proa_port *port, struct proa_op *op)
 		if (at->last == op)
 			at->last = f->prev == op ? NULL : f->prev;
 	}
-	list_remove(op_list(port, op), op);
+	list_remove(list, op);
 	f->prev = f->next = NULL;
 }
 
@@ -147,9 +113,11 @@ static int64_t later(int64_t now, int64_t ns)
 /* May it be paused for a while, so that argument_ says until when? */
 static bool is_retried(const struct proa_op *op)
 {
-	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_ACCEPT_MULTI ||
-		op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI || op->kind_ == PROA_OP_SENDFILE ||
-		op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV || op->kind_ == PROA_OP_SENDMSG;
+	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL ||
+	       op->kind_ == PROA_OP_ACCEPT_MULTI || op->kind_ == PROA_OP_POLL ||
+	       op->kind_ == PROA_OP_POLL_MULTI || op->kind_ == PROA_OP_SENDFILE ||
+	       op->kind_ == PROA_OP_SEND || op->kind_ == PROA_OP_SENDV ||
+	       op->kind_ == PROA_OP_SENDMSG;
 }
 
 static bool is_connecting(const struct proa_op *op)
@@ -177,11 +145,13 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 		 * no bytes, so their count is free to say when that was. */
 		if (is_connecting(op) && flight(op)->moved == 0)
 			flight(op)->moved = (uint64_t)clock_now();
-		at = later(is_connecting(op) ? (int64_t)flight(op)->moved : clock_now(), op->timeout_);
+		at = later(
+			is_connecting(op) ? (int64_t)flight(op)->moved : clock_now(), op->timeout_);
 		if ((op->options_ & (OPT_SHARE | OPT_POOL)) == 0 && at < due)
 			due = at;
 	}
-	if (op->state_ == OP_PAUSED && op->argument_ != 0 && is_retried(op) && (int64_t)op->argument_ < due)
+	if (op->state_ == OP_PAUSED && op->argument_ != 0 && is_retried(op) &&
+		(int64_t)op->argument_ < due)
 		due = (int64_t)op->argument_;
 	/* An op with a timer keeps its place in the heap, so that setting it
 	 * again can't fail. */
@@ -190,7 +160,9 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 	if (due == PROA_FOREVER)
 		due--;
 	/* Armed again it would lose its place among those due at the same time. */
-	return op->timer_ != 0 && timer_due(&port->timers, op) == due ? 0 : timer_arm(&port->timers, op, due);
+	return op->timer_ != 0 && timer_due(&port->timers, op) == due
+		       ? 0
+		       : timer_arm(&port->timers, op, due);
 }
 
 void proa_op_timeout(struct proa_op *op, int64_t ns)
@@ -198,7 +170,8 @@ void proa_op_timeout(struct proa_op *op, int64_t ns)
 	if (op->state_ != OP_IDLE && !port_enter(op->port, op))
 		return;
 	op->timeout_ = ns;
-	if (op->state_ != OP_IDLE && op->state_ != OP_LINKED && op->state_ != OP_READY && op->state_ != OP_POSTED) {
+	if (op->state_ != OP_IDLE && op->state_ != OP_LINKED && op->state_ != OP_READY &&
+		op->state_ != OP_POSTED) {
 		if (op_limit(op->port, op) < 0)
 			op_cancel(op->port, op);
 		if (op->port->external && !op->port->dispatching)
@@ -216,7 +189,8 @@ void proa_op_deadline(struct proa_op *op, int64_t when)
 
 static bool is_timer(const struct proa_op *op)
 {
-	return op->kind_ == PROA_OP_TIMER || op->kind_ == PROA_OP_TIMER_AT || op->kind_ == PROA_OP_INTERVAL;
+	return op->kind_ == PROA_OP_TIMER || op->kind_ == PROA_OP_TIMER_AT ||
+	       op->kind_ == PROA_OP_INTERVAL;
 }
 
 static void timer_begin(struct proa_port *port, struct proa_op *op)
@@ -277,7 +251,8 @@ void op_timer(struct proa_port *port, struct proa_op *op, int64_t due)
 		return;
 	}
 	(void)due;
-	if (op->state_ == OP_PAUSED && op->argument_ != 0 && (int64_t)op->argument_ <= port->now && is_retried(op)) {
+	if (op->state_ == OP_PAUSED && op->argument_ != 0 && (int64_t)op->argument_ <= port->now &&
+		is_retried(op)) {
 		op_resume(port, op);
 		return;
 	}
@@ -319,8 +294,8 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 	struct proa_op *next = op->next_;
 	proa_handle fd = op->handle_;
 	bool fulfilled = next != NULL && op_fulfilled(op, result);
-	struct proa_op **list = fd < 0 ? NULL : op_list(port, op);
-	struct handle *handle;
+	struct handle *handle = handle_find(port, fd);
+	struct proa_op **list = op_list_of(port, op, handle);
 
 	assert(op->state_ != OP_IDLE && op->state_ != OP_READY);
 	if (result == PROA_ECANCELED && (op->options_ & OPT_TIMED_OUT))
@@ -331,12 +306,12 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 		flight(op)->moved = 0;
 	if (op->options_ & OPT_STARVED)
 		port->starved--;
-	op_unlist(port, op);
+	op_unlist(port, op, list);
 	op->next_ = NULL;
 	port_complete(port, op, result, flags);
 	if (UNLIKELY(next != NULL))
 		chain_on(port, next, fulfilled);
-	if (fd < 0 || (handle = handle_find(port, fd)) == NULL)
+	if (handle == NULL)
 		return;
 	if (list == &handle->sends || list == &handle->recvs)
 		lane_pump(port, handle, list);
@@ -352,7 +327,8 @@ static bool step_recv(struct proa_port *port, struct proa_op *op, int32_t result
 
 	if (result > 0)
 		f->moved += (uint32_t)result;
-	if (result > 0 && (op->flags_ & (PROA_ALL | PROA_PEEK)) == PROA_ALL && f->moved < op->length_) {
+	if (result > 0 && (op->flags_ & (PROA_ALL | PROA_PEEK)) == PROA_ALL &&
+		f->moved < op->length_) {
 		if ((op->options_ & OPT_CANCEL) == 0) {
 			if (op->timeout_ != PROA_FOREVER)
 				op_limit(port, op);
@@ -392,8 +368,8 @@ static bool is_want(int32_t error)
  * accept(2) reports in the listener's place. */
 static bool is_passing(int32_t error)
 {
-	static const int16_t passing[] = { PROA_ECONNABORTED, PROA_EINTR, PROA_EAGAIN, -71, -100, -92, -112,
-		-64, PROA_EHOSTUNREACH, PROA_ENETUNREACH };
+	static const int16_t passing[] = { PROA_ECONNABORTED, PROA_EINTR, PROA_EAGAIN, -71, -100,
+		-92, -112, -64, PROA_EHOSTUNREACH, PROA_ENETUNREACH };
 
 	for (size_t i = 0; i < sizeof passing / sizeof passing[0]; i++)
 		if (error == passing[i])
@@ -475,7 +451,10 @@ static bool step_accept(struct proa_port *port, struct proa_op *op, int32_t resu
 	if (result < 0 && is_passing(result) && (op->options_ & OPT_CANCEL) == 0)
 		return true;
 	if (multi && is_want(result) && (op->options_ & OPT_CANCEL) == 0) {
-		accept_starve(port, op, result == -23 ? PROA_EMFILE : result == -105 ? PROA_ENOMEM : result);
+		accept_starve(port, op,
+			result == -23    ? PROA_EMFILE
+			: result == -105 ? PROA_ENOMEM
+					 : result);
 		return false;
 	}
 	/* Whose end has been asked for does not end by a want. */
@@ -518,7 +497,8 @@ static bool step_connect(struct proa_port *port, struct proa_op *op, int32_t res
 		if (result == 0) {
 			const struct proa_address *to = op->buffer_;
 
-			result = handle_adopt(port, fd, unix_stream_type(to->to.any.sa_family), true);
+			result = handle_adopt(
+				port, fd, unix_stream_type(to->to.any.sa_family), true);
 			if (result == 0)
 				result = fd;
 		}
@@ -628,7 +608,7 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 		break;
 	}
 	/* Datagrams, and what is one step: the result is the result. */
-	if (result > 0 && (kinds[op->kind_] & (K_SEND | K_RECV)))
+	if (result > 0 && (op_kinds[op->kind_] & (K_SEND | K_RECV)))
 		flight(op)->moved = (uint32_t)result;
 	op_end(port, op, result, 0);
 	return false;
@@ -678,7 +658,7 @@ void op_resume(struct proa_port *port, struct proa_op *op)
 	struct handle *handle;
 
 	assert(op->state_ == OP_PAUSED);
-	op->options_ &= (uint16_t)~(OPT_SHARE | OPT_POOL);
+	op->options_ &= (uint16_t) ~(OPT_SHARE | OPT_POOL);
 	if (op_limited(op) || op->timer_ != 0) {
 		op->state_ = OP_ACTIVE;
 		op_limit(port, op);
@@ -808,7 +788,7 @@ void op_begin(struct proa_port *port, struct proa_op *op)
 /* What is wrong with a described op, seen before anything is done. */
 static int op_check(struct proa_port *port, struct proa_op *op, const struct handle *handle)
 {
-	unsigned kind = kinds[op->kind_];
+	unsigned kind = op_kinds[op->kind_];
 	bool datagram = handle != NULL && handle->type == HANDLE_DATAGRAM;
 
 	(void)port;
@@ -822,7 +802,8 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) &&
 		(handle->type == HANDLE_PIPE || handle->type == HANDLE_FILE))
 		return PROA_EINVAL; /* what is read there is gone */
-	if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) && op->buffer_ == NULL)
+	if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
+		op->buffer_ == NULL)
 		return PROA_EINVAL;
 	if (op->kind_ >= PROA_OP_READ && op->kind_ <= PROA_OP_WRITEV && handle->type != HANDLE_FILE)
 		return PROA_ESPIPE; /* no place has an offset there */
@@ -834,7 +815,7 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 /* The handle that it acts on, or belongs to. 0 or an error. */
 static int op_find_handle(struct proa_port *port, struct proa_op *op, struct handle **handle)
 {
-	unsigned kind = kinds[op->kind_];
+	unsigned kind = op_kinds[op->kind_];
 	int error;
 
 	*handle = NULL;
@@ -876,13 +857,15 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 		return;
 	}
 	if (op->kind_ != PROA_OP_CLOSE) {
-		error = atomic_load_explicit(&port->shut_asked, memory_order_relaxed) || (op->options_ & OPT_CANCEL)
-			? PROA_ECANCELED
+		error = atomic_load_explicit(&port->shut_asked, memory_order_relaxed) ||
+					(op->options_ & OPT_CANCEL)
+				? PROA_ECANCELED
 			: port->max_inflight != 0 && port->in_flight > port->max_inflight
-			? PROA_EAGAIN
-			: op_check(port, op, handle);
+				? PROA_EAGAIN
+				: op_check(port, op, handle);
 	}
-	op_enlist(port, op);
+	list = op_list_of(port, op, handle);
+	list_append(list, op);
 	if (error == 0 && op_limited(op) && !is_timer(op))
 		error = op_limit(port, op);
 	if (error < 0) {
@@ -893,8 +876,7 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 		handle_close_begin(port, op);
 		return;
 	}
-	list = handle == NULL ? NULL : op_list(port, op);
-	if (list != NULL && list != &handle->others) {
+	if (handle != NULL && list != &handle->others) {
 		if (list == &handle->sends && (handle->state & HANDLE_TORN))
 			op_end(port, op, PROA_ECANCELED, 0);
 		else if (*list == op)
@@ -912,7 +894,7 @@ void port_begin_next(struct proa_port *port)
 		port->beginning = flight(op)->is.behind;
 		if (port->beginning == NULL)
 			port->beginning_end = &port->beginning;
-		op_unlist(port, op);
+		op_unlist(port, op, op_list(port, op));
 		op->state_ = OP_WAITING;
 		op->options_ &= (uint16_t)~OPT_QUEUED;
 		if ((op->options_ & OPT_BROKEN) && op->kind_ != PROA_OP_CLOSE)
@@ -953,8 +935,8 @@ static void chain_admit(struct proa_port *port, struct proa_op *op)
 		flight(next)->is.before = op;
 		/* What is behind a close need not hold it up: it fails when its
 		 * turn comes. */
-		if (next->handle_ < 0 ||
-			(handle_get(port, next->handle_, &handle) == 0 && (handle->state & HANDLE_CLOSING) == 0))
+		if (next->handle_ < 0 || (handle_get(port, next->handle_, &handle) == 0 &&
+						 (handle->state & HANDLE_CLOSING) == 0))
 			op_enlist(port, next);
 	}
 }
@@ -980,8 +962,10 @@ uint64_t proa_submit(struct proa_op *op, proa_done_fn *done)
 	if (UNLIKELY(!port_enter(port, op)))
 		return 0;
 	if (UNLIKELY(op->state_ != OP_IDLE || op->kind_ == PROA_OP_NONE)) {
-		proa_misuse(op->state_ != OP_IDLE ? "an op was submitted while in flight"
-						  : "an op was submitted that has not been prepared", op);
+		proa_misuse(op->state_ != OP_IDLE
+				    ? "an op was submitted while in flight"
+				    : "an op was submitted that has not been prepared",
+			op);
 		return 0;
 	}
 	op->done_ = done;
@@ -1056,7 +1040,8 @@ void op_cancel(struct proa_port *port, struct proa_op *op)
 	case OP_LINKED:
 		/* Its chain ends in order: when the one before it is to end, it
 		 * takes this one along. */
-		if (port->cancelling_all || (op->options_ & OPT_QUEUED) || (flight(op)->is.before->options_ & OPT_CANCEL))
+		if (port->cancelling_all || (op->options_ & OPT_QUEUED) ||
+			(flight(op)->is.before->options_ & OPT_CANCEL))
 			break;
 		flight(op)->is.before->next_ = NULL;
 		op_end(port, op, PROA_ECANCELED, 0);
@@ -1151,7 +1136,8 @@ void proa_cancel(struct proa_op *op)
 {
 	struct proa_port *port = op->port;
 
-	if (op->state_ == OP_IDLE || op->state_ == OP_READY || op->state_ == OP_POSTED || !port_enter(port, op))
+	if (op->state_ == OP_IDLE || op->state_ == OP_READY || op->state_ == OP_POSTED ||
+		!port_enter(port, op))
 		return;
 	op_cancel(port, op);
 	cancelled(port);

@@ -71,8 +71,8 @@ static unsigned char *buffer_start(const struct proa_pool *pool, const struct pr
 {
 	uint32_t id = lent(buffer)->id;
 
-	return pool->blocks[id / BLOCK_BUFFERS]->memory + (size_t)(id % BLOCK_BUFFERS) * pool->stride +
-		POOL_ADDRESS_ROOM;
+	return pool->blocks[id / BLOCK_BUFFERS]->memory +
+	       (size_t)(id % BLOCK_BUFFERS) * pool->stride + POOL_ADDRESS_ROOM;
 }
 
 void pool_provided(struct proa_pool *pool, int more)
@@ -351,7 +351,8 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 
 /* ---- lending ---------------------------------------------------------------------- */
 
-static void lend(struct proa_pool *pool, struct proa_buffer *buffer, proa_handle fd, uint8_t generation)
+static void lend(
+	struct proa_pool *pool, struct proa_buffer *buffer, proa_handle fd, uint8_t generation)
 {
 	struct lent *l = lent(buffer);
 
@@ -391,9 +392,10 @@ int proa_lent_from(const struct proa_buffer *buffer, struct proa_address *out)
 	_Static_assert(sizeof(struct sockaddr_storage) <= POOL_ADDRESS_ROOM, "an address fits");
 	memset(out, 0, sizeof *out);
 	memcpy(&out->to, room, sizeof(struct sockaddr_storage));
-	out->length = (uint32_t)(out->to.any.sa_family == AF_INET ? sizeof(struct sockaddr_in)
-			: out->to.any.sa_family == AF_INET6       ? sizeof(struct sockaddr_in6)
-								  : sizeof(struct sockaddr_storage));
+	out->length =
+		(uint32_t)(out->to.any.sa_family == AF_INET    ? sizeof(struct sockaddr_in)
+			   : out->to.any.sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+							       : sizeof(struct sockaddr_storage));
 	return out->to.any.sa_family == AF_UNSPEC ? PROA_EINVAL : 0;
 }
 
@@ -520,12 +522,14 @@ static void deliver(struct proa_port *port, struct proa_op *op, struct handle *h
 }
 
 /* Hands over what came in beyond the share: as much as may be, or (all) all. */
-static void surplus_deliver(struct proa_port *port, struct proa_op *op, struct handle *handle, bool all)
+static void surplus_deliver(
+	struct proa_port *port, struct proa_op *op, struct handle *handle, bool all)
 {
 	const struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer;
 
-	while ((buffer = *surplus(op)) != NULL && (all || handle->lent < pool->per_handle) && port_has_room(port)) {
+	while ((buffer = *surplus(op)) != NULL && (all || handle->lent < pool->per_handle) &&
+		port_has_room(port)) {
 		*surplus(op) = lent(buffer)->next;
 		deliver(port, op, handle, buffer, (int32_t)lent(buffer)->holders, false);
 	}
@@ -555,7 +559,8 @@ static void surplus_add(struct proa_op *op, struct proa_buffer *buffer, int32_t 
 }
 
 /* The attempt has ended for good: `result` is final, once the surplus is out. */
-static bool multi_end(struct proa_port *port, struct proa_op *op, struct handle *handle, int32_t result)
+static bool multi_end(
+	struct proa_port *port, struct proa_op *op, struct handle *handle, int32_t result)
 {
 	if (op->options_ & OPT_NO_MORE)
 		surplus_drop(port, op);
@@ -580,7 +585,8 @@ static bool multi_received(struct proa_port *port, struct proa_op *op, struct ha
 	if (op->options_ & OPT_NO_MORE) {
 		put_back(port, pool, buffer);
 		queue_serve(port, pool);
-	} else if (handle->lent >= pool->per_handle || *surplus(op) != NULL || !port_has_room(port)) {
+	} else if (handle->lent >= pool->per_handle || *surplus(op) != NULL ||
+		   !port_has_room(port)) {
 		surplus_add(op, buffer, result);
 	} else {
 		deliver(port, op, handle, buffer, result, false);
@@ -648,7 +654,8 @@ static bool pool_ended(struct proa_port *port, struct proa_op *op, int32_t resul
 	} else if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0) {
 		return starved(port, op, pool);
 	} else {
-		again = multi_end(port, op, handle, result == STEP_NO_BUFFER ? PROA_ECANCELED : result);
+		again = multi_end(
+			port, op, handle, result == STEP_NO_BUFFER ? PROA_ECANCELED : result);
 	}
 	queue_pass_on(port, pool);
 	return again;
@@ -666,7 +673,8 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 		buffer = pool_buffer(pool, LENT_ID(flags));
 		flight(op)->moved += buffer->length;
 		if (op->kind_ == PROA_OP_RECV_MULTI)
-			return multi_received(port, op, handle, buffer, result, (flags & PROA_MORE) != 0);
+			return multi_received(
+				port, op, handle, buffer, result, (flags & PROA_MORE) != 0);
 		if (op->options_ & OPT_NO_MORE) {
 			put_back(port, pool, buffer);
 			queue_serve(port, pool);
@@ -682,7 +690,8 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 /* ---- giving back ------------------------------------------------------------------------ */
 
 /* A handle holds one fewer: its paused receive may go on. */
-static void share_freed(struct proa_port *port, struct proa_pool *pool, proa_handle fd, uint8_t generation)
+static void share_freed(
+	struct proa_port *port, struct proa_pool *pool, proa_handle fd, uint8_t generation)
 {
 	struct handle *handle = handle_find(port, fd);
 	struct proa_op *op;
@@ -692,7 +701,8 @@ static void share_freed(struct proa_port *port, struct proa_pool *pool, proa_han
 	handle->lent--;
 	op = handle->recvs;
 	if (op == NULL)
-		for (op = handle->others; op != NULL; op = flight(op)->next == handle->others ? NULL : flight(op)->next)
+		for (op = handle->others; op != NULL;
+			op = flight(op)->next == handle->others ? NULL : flight(op)->next)
 			if (op->state_ == OP_PAUSED && (op->options_ & OPT_SHARE))
 				break;
 	if (op == NULL || op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0 ||
@@ -755,10 +765,13 @@ void proa_give_back(struct proa_buffer *buffer)
 		proa_misuse("a buffer was given back while its op is in flight", &buffer->op);
 		return;
 	}
-	if (atomic_fetch_sub_explicit(&l->holders, 1, memory_order_acq_rel) != 1)
+	/* The last holder is the only one who could change it. */
+	if (atomic_load_explicit(&l->holders, memory_order_acquire) != 1 &&
+		atomic_fetch_sub_explicit(&l->holders, 1, memory_order_acq_rel) != 1)
 		return;
 	/* Only its own thread ends a port: what it finds here stays so. */
-	if (atomic_load_explicit(&pool->owner, memory_order_relaxed) != thread_self() || pool->port == NULL) {
+	if (atomic_load_explicit(&pool->owner, memory_order_relaxed) != thread_self() ||
+		pool->port == NULL) {
 		give_back_from_afar(pool, buffer);
 		return;
 	}

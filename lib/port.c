@@ -58,7 +58,7 @@ bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
 static bool is_valued(const struct proa_op *op, int32_t result, uint32_t flags)
 {
 	return (flags & PROA_LENT) != 0 ||
-		((op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) && result >= 0);
+	       ((op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) && result >= 0);
 }
 
 void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
@@ -72,7 +72,12 @@ void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, u
 		handle = handle_find(port, op->handle_);
 		handle->undelivered++;
 	}
-	ready_push(&port->ready, op, result, flags);
+	if (LIKELY(port->ready.tail - port->ready.head <= port->ready.mask &&
+		    port->ready.spilt == NULL && port->ready.ring != NULL))
+		port->ready.ring[port->ready.tail++ & port->ready.mask] =
+			(struct proa_completion) { op, result, flags };
+	else
+		ready_push(&port->ready, op, result, flags);
 }
 
 static void take_back(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
@@ -233,7 +238,8 @@ static struct proa_op *take_all(_Atomic(struct proa_op *) *stack)
 
 	if (atomic_load_explicit(stack, memory_order_relaxed) == NULL)
 		return NULL;
-	for (op = atomic_exchange_explicit(stack, NULL, memory_order_acquire); op != NULL; op = next) {
+	for (op = atomic_exchange_explicit(stack, NULL, memory_order_acquire); op != NULL;
+		op = next) {
 		next = flight(op)->is.behind;
 		flight(op)->is.behind = list;
 		list = op;
@@ -289,7 +295,8 @@ static void take_finished(struct proa_port *port)
 
 	for (op = take_all(&port->finished); op != NULL; op = next) {
 		next = flight(op)->is.behind;
-		op_stepped(port, op, op->kind_ == PROA_OP_RESOLVE ? resolve_finish(op) : (int32_t)op->flags_,
+		op_stepped(port, op,
+			op->kind_ == PROA_OP_RESOLVE ? resolve_finish(op) : (int32_t)op->flags_,
 			STEP_IS_FINAL);
 	}
 }
@@ -297,12 +304,12 @@ static void take_finished(struct proa_port *port)
 static bool outside_waits(struct proa_port *port)
 {
 	return atomic_load_explicit(&port->posted, memory_order_relaxed) != NULL ||
-		atomic_load_explicit(&port->finished, memory_order_relaxed) != NULL ||
-		atomic_load_explicit(&port->signalled, memory_order_relaxed) != 0 ||
-		atomic_load_explicit(&port->returns, memory_order_relaxed) ||
-		atomic_load_explicit(&port->woken, memory_order_relaxed) ||
-		atomic_load_explicit(&port->stopped, memory_order_relaxed) ||
-		(atomic_load_explicit(&port->shut_asked, memory_order_relaxed) && !port->shut);
+	       atomic_load_explicit(&port->finished, memory_order_relaxed) != NULL ||
+	       atomic_load_explicit(&port->signalled, memory_order_relaxed) != 0 ||
+	       atomic_load_explicit(&port->returns, memory_order_relaxed) ||
+	       atomic_load_explicit(&port->woken, memory_order_relaxed) ||
+	       atomic_load_explicit(&port->stopped, memory_order_relaxed) ||
+	       (atomic_load_explicit(&port->shut_asked, memory_order_relaxed) && !port->shut);
 }
 
 static void take_outside(struct proa_port *port)
@@ -343,7 +350,8 @@ static int64_t port_patience(struct proa_port *port, int64_t until)
 {
 	int64_t first = timer_next(&port->timers);
 
-	if (!ready_empty(&port->ready) || until == 0 || port->backlog != NULL || (port->shut && port_drained(port)))
+	if (!ready_empty(&port->ready) || until == 0 || port->backlog != NULL ||
+		(port->shut && port_drained(port)))
 		return 0;
 	if (first < until)
 		until = first;
@@ -505,7 +513,8 @@ int proa_run(struct proa_port *port)
 			break;
 		}
 		if (!port->shut && !atomic_load(&port->shut_asked) &&
-			port->in_flight == port->background && atomic_load(&port->posts_pending) == 0) {
+			port->in_flight == port->background &&
+			atomic_load(&port->posts_pending) == 0) {
 			n = 0;
 			break;
 		}
@@ -529,8 +538,8 @@ const char *proa_port_open_why(void)
 	return open_why;
 }
 
-static int read_options(const struct proa_port_options *given, size_t size,
-	struct proa_port_options *options)
+static int read_options(
+	const struct proa_port_options *given, size_t size, struct proa_port_options *options)
 {
 	const char *beyond = (const char *)given + sizeof *options;
 	size_t i;
@@ -570,7 +579,8 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 		return PROA_EINVAL;
 	}
 	if (options.mode != PROA_LOCAL) {
-		snprintf(open_why, sizeof open_why, "shared ports are not available in this version");
+		snprintf(open_why, sizeof open_why,
+			"shared ports are not available in this version");
 		return options.mode == PROA_SHARED ? PROA_ENOSYS : PROA_EINVAL;
 	}
 	port = calloc(1, sizeof *port);
@@ -586,12 +596,14 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 	port->now = clock_now();
 	error = unix_wake_open(&port->wake_handle, &port->wake_write);
 	if (error < 0) {
-		snprintf(open_why, sizeof open_why, "no descriptor to wake up by: %s", proa_error_text(error));
+		snprintf(open_why, sizeof open_why, "no descriptor to wake up by: %s",
+			proa_error_text(error));
 		free(port);
 		return error;
 	}
-	error = ready_reserve(&port->ready) ? engine_choose(port, &options, open_why, sizeof open_why)
-	                                    : PROA_ENOMEM;
+	error = ready_reserve(&port->ready)
+			? engine_choose(port, &options, open_why, sizeof open_why)
+			: PROA_ENOMEM;
 	if (error < 0) {
 		unix_wake_close(port->wake_handle, port->wake_write);
 		ready_free(&port->ready);

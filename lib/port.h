@@ -26,43 +26,43 @@ struct workers;
 /* Where an op is. proa_op_pending() is "not IDLE". */
 enum op_state {
 	OP_IDLE = 0,
-	OP_LINKED,  /* follows another op of its chain, which has not ended */
+	OP_LINKED, /* follows another op of its chain, which has not ended */
 	OP_WAITING, /* in its handle's lane, behind another */
-	OP_ACTIVE,  /* the engine has it */
+	OP_ACTIVE, /* the engine has it */
 	OP_BACKLOG, /* the engine is full: in port->backlog */
-	OP_PAUSED,  /* wants a buffer, a share or a descriptor: nobody has it */
-	OP_WORKER,  /* in the workers' queue, or with one of them */
-	OP_TIMING,  /* a timer */
-	OP_LISTED,  /* a signal: waits to be told */
+	OP_PAUSED, /* wants a buffer, a share or a descriptor: nobody has it */
+	OP_WORKER, /* in the workers' queue, or with one of them */
+	OP_TIMING, /* a timer */
+	OP_LISTED, /* a signal: waits to be told */
 	OP_CLOSING, /* a close that waits for the handle's other ops */
-	OP_WARMED,  /* a sendfile whose file a worker has read: goes on at once */
-	OP_READY,   /* its final completion is in port->ready */
-	OP_POSTED,  /* on its way by proa_post() */
+	OP_WARMED, /* a sendfile whose file a worker has read: goes on at once */
+	OP_READY, /* its final completion is in port->ready */
+	OP_POSTED, /* on its way by proa_post() */
 };
 
 /* Bits of op->options_; PROA_OPTION_BACKGROUND is bit 0. Those of
  * OPT_IN_FLIGHT are cleared when the op ends. */
-#define OPT_CANCEL     0x0002u /* its end has been asked for */
-#define OPT_TIMED_OUT  0x0004u /* by its own deadline or timeout */
-#define OPT_NO_MORE    0x0008u /* its handle closes: a final completion alone */
-#define OPT_BROKEN     0x0010u /* its chain broke before it: so does the rest */
-#define OPT_SHARE      0x0020u /* paused: its handle holds its share of the pool */
-#define OPT_POOL       0x0040u /* paused: in its pool's queue */
-#define OPT_STARVED    0x0080u /* paused accept: the want has been reported */
-#define OPT_GATHERED   0x0100u /* its bytes are part of the lane head's send */
-#define OPT_QUEUED     0x0020u /* LINKED: its turn has come, it is in port->beginning */
-#define OPT_TORE       0x0100u /* READY: it is the one that tore its lane */
-#define OPT_COUNTED    0x0200u /* counts among port->background */
-#define OPT_ENDED      0x0400u /* the engine is done with it; received buffers wait */
-#define OPT_ENGINE     0xf800u /* the engine's own, five bits */
-#define OPT_IN_FLIGHT  (0xffffu & ~PROA_OPTION_BACKGROUND)
+#define OPT_CANCEL    0x0002u /* its end has been asked for */
+#define OPT_TIMED_OUT 0x0004u /* by its own deadline or timeout */
+#define OPT_NO_MORE   0x0008u /* its handle closes: a final completion alone */
+#define OPT_BROKEN    0x0010u /* its chain broke before it: so does the rest */
+#define OPT_SHARE     0x0020u /* paused: its handle holds its share of the pool */
+#define OPT_POOL      0x0040u /* paused: in its pool's queue */
+#define OPT_STARVED   0x0080u /* paused accept: the want has been reported */
+#define OPT_GATHERED  0x0100u /* its bytes are part of the lane head's send */
+#define OPT_QUEUED    0x0020u /* LINKED: its turn has come, it is in port->beginning */
+#define OPT_TORE      0x0100u /* READY: it is the one that tore its lane */
+#define OPT_COUNTED   0x0200u /* counts among port->background */
+#define OPT_ENDED     0x0400u /* the engine is done with it; received buffers wait */
+#define OPT_ENGINE    0xf800u /* the engine's own, five bits */
+#define OPT_IN_FLIGHT (0xffffu & ~PROA_OPTION_BACKGROUND)
 
 /* An op in flight: what lies in room_. */
 struct flight {
 	struct proa_op *prev, *next; /* its handle's or the port's list */
-	uint64_t moved;              /* bytes so far; stays after the end */
+	uint64_t moved; /* bytes so far; stays after the end */
 	union {
-		void *engine;           /* ACTIVE: the engine's word */
+		void *engine; /* ACTIVE: the engine's word */
 		struct proa_op *behind; /* BACKLOG, WORKER, LISTED, POSTED, spilt READY */
 		struct proa_op *before; /* LINKED: whose next_ we are */
 	} is;
@@ -77,7 +77,7 @@ static inline struct flight *flight(const struct proa_op *op)
 
 /* In op->flags_, above the public flags: a worker is to read the file ahead, not
  * to send it. */
-#define PROA_WARM_ 0x8000u
+#define PROA_WARM_      0x8000u
 #define PROA_WARM_BYTES (256u * 1024)
 
 /* With op_stepped(): the op is done, and flight()->moved counts its bytes. */
@@ -119,11 +119,11 @@ static inline void list_remove(struct proa_op **list, struct proa_op *op)
 /* What stands behind a handle, found when its first op comes. */
 enum handle_type {
 	HANDLE_UNKNOWN = 0,
-	HANDLE_STREAM,   /* a connected or connectable stream socket, or a listener */
+	HANDLE_STREAM, /* a connected or connectable stream socket, or a listener */
 	HANDLE_DATAGRAM, /* a socket that keeps messages apart */
-	HANDLE_PIPE,     /* pipe, terminal, or another pollable thing that is no socket */
-	HANDLE_TCP,      /* a stream whose short read means that it is drained */
-	HANDLE_FILE,     /* regular file, directory, block device: always ready */
+	HANDLE_PIPE, /* pipe, terminal, or another pollable thing that is no socket */
+	HANDLE_TCP, /* a stream whose short read means that it is drained */
+	HANDLE_FILE, /* regular file, directory, block device: always ready */
 };
 
 /* Bits of handle->state. */
@@ -140,16 +140,16 @@ enum handle_type {
  * the engine has the head alone; `others` has no order. */
 struct handle {
 	struct proa_op *sends, *recvs, *others;
-	uint8_t type : 3;          /* enum handle_type */
+	uint8_t type : 3; /* enum handle_type */
 	uint8_t pumping_sends : 1; /* lane_pump() is at work further up the stack */
 	uint8_t pumping_recvs : 1;
 	uint8_t state;
-	uint16_t lent;        /* buffers of pools held by the program */
+	uint16_t lent; /* buffers of pools held by the program */
 	/* Completions in `ready` that carry something of value; while it closes,
 	 * those of ops that were submitted behind the close. */
 	uint16_t undelivered;
-	uint8_t engine;       /* the engine's own bits */
-	uint8_t generation;   /* counts the descriptor's lives, for the engine */
+	uint8_t engine; /* the engine's own bits */
+	uint8_t generation; /* counts the descriptor's lives, for the engine */
 };
 
 /* Table of handles: two levels, so that an entry never moves. */
@@ -202,22 +202,22 @@ struct proa_port {
 	uint32_t max_inflight;
 	unsigned features; /* bits 1u << enum proa_feature */
 	bool external; /* proa_port_descriptor() was asked for */
-	bool kicked;   /* ... and has been made readable */
+	bool kicked; /* ... and has been made readable */
 	bool cancelling_all;
 	int outer, outer_timer; /* its epoll and timerfd */
 
 	/* from other threads */
-	_Atomic(struct proa_op *) posted;   /* newest first */
+	_Atomic(struct proa_op *) posted; /* newest first */
 	_Atomic(struct proa_op *) finished; /* by workers, newest first */
-	_Atomic(uint64_t) signalled;        /* bit n: signal n + 1 came */
+	_Atomic(uint64_t) signalled; /* bit n: signal n + 1 came */
 	atomic_size_t posts_pending;
 	atomic_bool asleep; /* a poster has to wake us */
-	atomic_bool woken;  /* proa_wake() */
+	atomic_bool woken; /* proa_wake() */
 	atomic_bool stopped;
 	atomic_bool shut_asked;
 	atomic_bool returns; /* some pool has foreign give-backs */
-	int wake_handle;    /* eventfd or the read end of a pipe */
-	int wake_write;     /* the same eventfd, or the write end */
+	int wake_handle; /* eventfd or the read end of a pipe */
+	int wake_write; /* the same eventfd, or the write end */
 
 	struct workers *workers;
 	struct resolver *resolver;
@@ -254,8 +254,9 @@ void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, u
 /* Is there room for one more completion that is not final? */
 static inline bool port_has_room(struct proa_port *port)
 {
-	return LIKELY(port->ready.tail - port->ready.head <= port->ready.mask && port->ready.spilt == NULL) ||
-		ready_reserve(&port->ready);
+	return LIKELY(port->ready.tail - port->ready.head <= port->ready.mask &&
+		       port->ready.spilt == NULL) ||
+	       ready_reserve(&port->ready);
 }
 /* From any thread: makes the wait return soon. */
 void port_notify(struct proa_port *port);
@@ -267,8 +268,9 @@ void ready_purge(struct proa_port *port, proa_handle fd);
 bool port_enter_slow(struct proa_port *port, const struct proa_op *op);
 static inline bool port_enter(struct proa_port *port, const struct proa_op *op)
 {
-	return LIKELY(port->owner == thread_self() && port->fork_generation == process_generation) ||
-		port_enter_slow(port, op);
+	return LIKELY(port->owner == thread_self() &&
+		       port->fork_generation == process_generation) ||
+	       port_enter_slow(port, op);
 }
 /* In another loop's hands: makes its descriptor readable. */
 void port_kick(struct proa_port *port);
@@ -276,7 +278,15 @@ void port_kick(struct proa_port *port);
 void port_wake_drain(struct proa_port *port);
 
 /* handle.c */
-struct handle *handle_find(const struct proa_port *port, proa_handle fd); /* NULL: no entry */
+static inline struct handle *handle_find(
+	const struct proa_port *port, proa_handle fd) /* NULL: no entry */
+{
+	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK;
+
+	if (UNLIKELY(fd < 0 || chunk >= port->handles.count || port->handles.chunks[chunk] == NULL))
+		return NULL;
+	return &port->handles.chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
+}
 int handle_get(struct proa_port *port, proa_handle fd, struct handle **out); /* makes one */
 int handle_tie(struct proa_port *port, proa_handle fd, struct handle **out); /* ... and ties it */
 /* An opened file's type, which is looked for when it matters. */
@@ -299,9 +309,44 @@ static inline bool handle_idle(const struct handle *handle)
 	return handle->sends == NULL && handle->recvs == NULL && handle->others == NULL;
 }
 
+/* What is so of a kind. */
+#define K_HANDLE 0x01u /* acts on a handle: one that is needed */
+#define K_LOOSE  0x02u /* ties nothing */
+#define K_SEND   0x04u
+#define K_RECV   0x08u
+#define K_BYTES  0x10u /* length_ is a count of bytes */
+#define K_SLICES 0x20u /* length_ is a count of slices */
+#define K_MULTI  0x40u
+
+extern const uint8_t op_kinds[];
+
+static inline bool op_sends(const struct proa_op *op)
+{
+	return (op_kinds[op->kind_] & K_SEND) != 0;
+}
+static inline bool op_receives(const struct proa_op *op)
+{
+	return (op_kinds[op->kind_] & K_RECV) != 0;
+}
+
 /* op.c */
 /* The list that an op in flight is on. */
-struct proa_op **op_list(struct proa_port *port, const struct proa_op *op);
+static inline struct proa_op **op_list_of(
+	struct proa_port *port, const struct proa_op *op, struct handle *handle)
+{
+	if (handle == NULL)
+		return &port->loose[op->lane_ % LOOSE_LISTS];
+	if (op->state_ == OP_LINKED || handle->type == HANDLE_DATAGRAM ||
+		handle->type == HANDLE_UNKNOWN)
+		return &handle->others;
+	if (op_sends(op))
+		return &handle->sends;
+	return op_receives(op) ? &handle->recvs : &handle->others;
+}
+static inline struct proa_op **op_list(struct proa_port *port, const struct proa_op *op)
+{
+	return op_list_of(port, op, handle_find(port, op->handle_));
+}
 /* Starts a listed op: whoever serves its kind gets it. */
 void op_begin(struct proa_port *port, struct proa_op *op);
 /* The engine, a worker or a signal ended one attempt at `op`, or (PROA_MORE)
@@ -347,8 +392,6 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 void lane_sent(struct proa_port *port, struct handle *handle, int32_t result);
 /* Ends `op` with `result` and, in a send lane, all behind it with ECANCELED. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result);
-bool op_sends(const struct proa_op *op);
-bool op_receives(const struct proa_op *op);
 /* Bytes that a send was asked to move. */
 uint64_t op_length(const struct proa_op *op);
 
@@ -387,8 +430,8 @@ uint32_t pool_buffer_size(const struct proa_pool *pool);
 uint32_t pool_ring_size(const struct proa_pool *pool);
 
 /* engine.c: picks and opens one. 0 or an error, with a sentence in `why`. */
-int engine_choose(struct proa_port *port, const struct proa_port_options *options, char *why,
-	size_t size);
+int engine_choose(
+	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size);
 
 /* engines/unix/signal.c */
 int signal_begin(struct proa_port *port, struct proa_op *op);

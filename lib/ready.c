@@ -11,7 +11,8 @@
 
 static bool ready_grow(struct ready *ready)
 {
-	uint32_t room = ready->ring == NULL ? 0 : ready->mask + 1, i, count = ready->tail - ready->head;
+	uint32_t room = ready->ring == NULL ? 0 : ready->mask + 1, i,
+		 count = ready->tail - ready->head;
 	uint32_t more = room == 0 ? READY_FIRST : room * 2;
 	struct proa_completion *ring;
 
@@ -45,7 +46,8 @@ bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_
 {
 	struct proa_completion *c;
 
-	if (UNLIKELY(ready->spilt != NULL || ready->tail - ready->head > ready->mask || ready->ring == NULL)) {
+	if (UNLIKELY(ready->spilt != NULL || ready->tail - ready->head > ready->mask ||
+		     ready->ring == NULL)) {
 		if (!ready_reserve(ready)) {
 			if (flags & PROA_MORE)
 				return false;

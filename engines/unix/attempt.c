@@ -37,7 +37,8 @@ static bool is_ready(struct proa_port *port, int fd, short events)
 
 static bool is_socket(const struct handle *handle)
 {
-	return handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM || handle->type == HANDLE_DATAGRAM;
+	return handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM ||
+	       handle->type == HANDLE_DATAGRAM;
 }
 
 /* ---- receiving -------------------------------------------------------------------- */
@@ -68,7 +69,8 @@ static ssize_t read_some(struct proa_port *port, const struct handle *handle, in
 }
 
 /* One datagram; *cut if it was longer than there was room for. */
-static ssize_t read_datagram(struct proa_port *port, int fd, struct msghdr *message, int flags, bool *cut)
+static ssize_t read_datagram(
+	struct proa_port *port, int fd, struct msghdr *message, int flags, bool *cut)
 {
 	ssize_t n;
 
@@ -80,7 +82,8 @@ static ssize_t read_datagram(struct proa_port *port, int fd, struct msghdr *mess
 	return n;
 }
 
-static int32_t try_datagram(struct proa_port *port, struct proa_op *op, int fd, struct proa_address *from)
+static int32_t try_datagram(
+	struct proa_port *port, struct proa_op *op, int fd, struct proa_address *from)
 {
 	struct iovec slice = { .iov_base = op->buffer_, .iov_len = op->length_ };
 	struct msghdr message = { .msg_iov = &slice, .msg_iovlen = 1 };
@@ -127,7 +130,8 @@ static int32_t try_recvmsg(struct proa_port *port, struct proa_op *op)
 		.msg_controllen = message->control_length,
 	};
 	bool cut;
-	ssize_t n = read_datagram(port, op->handle_, &m, (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0, &cut);
+	ssize_t n =
+		read_datagram(port, op->handle_, &m, (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0, &cut);
 
 	if (n < 0)
 		return failed();
@@ -137,8 +141,8 @@ static int32_t try_recvmsg(struct proa_port *port, struct proa_op *op)
 	return cut ? PROA_EMSGSIZE : (int32_t)n;
 }
 
-static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told,
-	uint32_t *flags)
+static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle,
+	bool told, uint32_t *flags)
 {
 	struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer;
@@ -178,8 +182,8 @@ static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct
 
 /* ---- sending ------------------------------------------------------------------------ */
 
-static ssize_t write_some(struct proa_port *port, const struct handle *handle, int fd, struct iovec *slices,
-	int count, bool more)
+static ssize_t write_some(struct proa_port *port, const struct handle *handle, int fd,
+	struct iovec *slices, int count, bool more)
 {
 	struct msghdr message = { .msg_iov = slices, .msg_iovlen = (size_t)count };
 	ssize_t n;
@@ -197,9 +201,11 @@ static ssize_t write_some(struct proa_port *port, const struct handle *handle, i
 				errno = EAGAIN;
 				return -1;
 			}
-			n = write(fd, slices[0].iov_base, slices[0].iov_len < PIPE_BUF ? slices[0].iov_len : PIPE_BUF);
+			n = write(fd, slices[0].iov_base,
+				slices[0].iov_len < PIPE_BUF ? slices[0].iov_len : PIPE_BUF);
 		} else {
-			n = count == 1 ? write(fd, slices[0].iov_base, slices[0].iov_len) : writev(fd, slices, count);
+			n = count == 1 ? write(fd, slices[0].iov_base, slices[0].iov_len)
+				       : writev(fd, slices, count);
 		}
 	} while (n < 0 && errno == EINTR);
 	return n;
@@ -225,7 +231,8 @@ static int32_t try_send(struct proa_port *port, struct proa_op *op, const struct
 			message.msg_iovlen = 1;
 		}
 		if (op->kind_ == PROA_OP_SENDTO && op->argument_ != 0) {
-			const struct proa_address *to = (const struct proa_address *)(uintptr_t)op->argument_;
+			const struct proa_address *to =
+				(const struct proa_address *)(uintptr_t)op->argument_;
 
 			message.msg_name = (void *)(uintptr_t)&to->to;
 			message.msg_namelen = to->length;
@@ -276,8 +283,8 @@ static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const str
 }
 
 /* For descriptors that block, and those that sendfile(2) does not take. */
-static ssize_t copy_some(struct proa_port *port, const struct handle *handle, int fd, int file, off_t from,
-	size_t length)
+static ssize_t copy_some(struct proa_port *port, const struct handle *handle, int fd, int file,
+	off_t from, size_t length)
 {
 	char bytes[COPY_CHUNK];
 	struct iovec slice = { .iov_base = bytes };
@@ -332,8 +339,8 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op, const stru
 	if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, op->handle_, POLLIN))
 		return PROA_EAGAIN;
 	port->stats.system_calls++;
-	fd = accept4(op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length,
-		SOCK_NONBLOCK | SOCK_CLOEXEC);
+	fd = accept4(op->handle_, peer == NULL ? NULL : &peer->to.any,
+		peer == NULL ? NULL : &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0)
 		return failed();
 	if (peer != NULL)
@@ -359,7 +366,8 @@ static int connect_now(int fd, const struct proa_address *to, bool blocking)
 	return result;
 }
 
-static int32_t try_connect(struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
+static int32_t try_connect(
+	struct proa_port *port, struct proa_op *op, const struct handle *handle, bool told)
 {
 	const struct proa_address *to = op->buffer_;
 	int fd = attempt_descriptor(op), error = 0;
@@ -402,8 +410,8 @@ static int32_t try_shutdown(struct proa_port *port, struct proa_op *op)
 int32_t attempt_poll_result(short revents)
 {
 	return (int32_t)(((revents & (POLLIN | POLLRDHUP)) ? PROA_READABLE : 0u) |
-		((revents & POLLOUT) ? PROA_WRITABLE : 0u) |
-		((revents & (POLLHUP | POLLERR)) ? PROA_HANGUP : 0u));
+			 ((revents & POLLOUT) ? PROA_WRITABLE : 0u) |
+			 ((revents & (POLLHUP | POLLERR)) ? PROA_HANGUP : 0u));
 }
 
 static int32_t try_poll(struct proa_port *port, struct proa_op *op)
@@ -426,7 +434,8 @@ static int32_t try_child(struct proa_port *port, struct proa_op *op)
 
 int attempt_descriptor(const struct proa_op *op)
 {
-	return op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_CHILD ? attempt_private(op) : op->handle_;
+	return op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_CHILD ? attempt_private(op)
+								       : op->handle_;
 }
 
 short attempt_events(const struct proa_op *op)
@@ -435,7 +444,7 @@ short attempt_events(const struct proa_op *op)
 	case PROA_OP_POLL:
 	case PROA_OP_POLL_MULTI:
 		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | POLLRDHUP : 0) |
-			((op->flags_ & PROA_WRITABLE) ? POLLOUT : 0));
+			       ((op->flags_ & PROA_WRITABLE) ? POLLOUT : 0));
 	case PROA_OP_ACCEPT:
 	case PROA_OP_ACCEPT_MULTI:
 	case PROA_OP_CHILD:

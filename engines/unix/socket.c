@@ -135,7 +135,8 @@ static enum handle_type socket_type(int fd)
 		return HANDLE_DATAGRAM;
 #ifdef SO_PROTOCOL
 	length = sizeof protocol;
-	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 && protocol == IPPROTO_TCP)
+	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 &&
+		protocol == IPPROTO_TCP)
 		return HANDLE_TCP;
 #endif
 	return HANDLE_STREAM;
@@ -233,7 +234,8 @@ static int listen_at(const struct proa_address *address, const struct proa_liste
 	return code;
 }
 
-static enum handle_type handle_type_of(enum proa_socket_type type, const struct proa_address *address)
+static enum handle_type handle_type_of(
+	enum proa_socket_type type, const struct proa_address *address)
 {
 	return type == PROA_STREAM ? unix_stream_type(address->to.any.sa_family) : HANDLE_DATAGRAM;
 }

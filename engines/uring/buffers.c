@@ -24,7 +24,7 @@ static int group_take(struct uring *uring)
 
 static void group_put(struct uring *uring, int group)
 {
-	uring->groups[group / 8] &= (uint8_t)~(1u << group % 8);
+	uring->groups[group / 8] &= (uint8_t) ~(1u << group % 8);
 }
 
 static struct ring_pool *ring_pool_new(struct uring *uring, struct proa_pool *pool)
@@ -38,7 +38,8 @@ static struct ring_pool *ring_pool_new(struct uring *uring, struct proa_pool *po
 	made->entries = pool_ring_size(pool);
 	made->size = made->entries * sizeof(struct io_uring_buf);
 	made->group = (uint16_t)group;
-	made->ring = mmap(NULL, made->size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
+	made->ring =
+		mmap(NULL, made->size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, -1, 0);
 	if (made->ring == MAP_FAILED)
 		goto failed;
 	madvise(made->ring, made->size, MADV_DONTFORK);
@@ -104,7 +105,8 @@ static uint32_t used_untold(const struct uring *uring, const struct proa_pool *p
 
 	for (; head != tail; head++) {
 		const struct io_uring_cqe *cqe = &cq->cqes[head & cq->ring_mask];
-		const struct proa_op *op = (const struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
+		const struct proa_op *op =
+			(const struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
 
 		if ((cqe->flags & IORING_CQE_F_BUFFER) && op->buffer_ == pool)
 			count++;
@@ -127,7 +129,8 @@ void buffers_reclaim(struct proa_port *port, struct proa_pool *pool)
 	for (i = used; i < ring->provided; i++) {
 		uint16_t at = (uint16_t)(ring->tail - ring->provided + i);
 
-		pool_put_free(pool, pool_buffer(pool, ring->ring->bufs[at & (ring->entries - 1)].bid));
+		pool_put_free(
+			pool, pool_buffer(pool, ring->ring->bufs[at & (ring->entries - 1)].bid));
 	}
 	pool_provided(pool, -(int)ring->provided);
 	ring->untold += used;

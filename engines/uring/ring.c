@@ -39,7 +39,8 @@ static unsigned switched_off(void)
 	for (; list != NULL && *list != '\0'; list += length + (list[length] == ',')) {
 		length = strcspn(list, ",");
 		for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++)
-			if (strlen(switches[i].name) == length && memcmp(switches[i].name, list, length) == 0)
+			if (strlen(switches[i].name) == length &&
+				memcmp(switches[i].name, list, length) == 0)
 				off |= switches[i].can;
 	}
 	return off;
@@ -56,7 +57,8 @@ static const unsigned flag_sets[] = {
 
 static int setup(struct uring *uring, unsigned entries, unsigned flags)
 {
-	struct io_uring_params params = { .flags = flags | IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE };
+	struct io_uring_params params = { .flags = flags | IORING_SETUP_CLAMP |
+						   IORING_SETUP_CQSIZE };
 	int error;
 
 	do {
@@ -80,10 +82,11 @@ static void probe(struct uring *uring)
 	io_uring_free_probe(found);
 }
 
-int ring_open(struct proa_port *port, struct uring *uring, const struct proa_port_options *options, char *why,
-	size_t size)
+int ring_open(struct proa_port *port, struct uring *uring, const struct proa_port_options *options,
+	char *why, size_t size)
 {
-	unsigned off = switched_off(), entries = options->entries == 0 ? ENTRIES_DEFAULT : options->entries;
+	unsigned off = switched_off(),
+		 entries = options->entries == 0 ? ENTRIES_DEFAULT : options->entries;
 	struct io_uring_sq *sq = &uring->ring.sq;
 	unsigned needed = IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_FAST_POLL;
 	int error = -EINVAL;
@@ -101,7 +104,7 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 	}
 	if (error < 0) {
 		snprintf(why, size, "io_uring_setup: %s (%s)", proa_error_name(unix_error(-error)),
-			error == -EPERM    ? "forbidden here, by seccomp or kernel.io_uring_disabled"
+			error == -EPERM ? "forbidden here, by seccomp or kernel.io_uring_disabled"
 			: error == -ENOSYS ? "not in this kernel, or hidden by seccomp"
 			: error == -ENOMEM ? "not enough memory, or RLIMIT_MEMLOCK is too low"
 					   : proa_error_text(unix_error(-error)));
@@ -147,7 +150,8 @@ void ring_enable(struct proa_port *port, struct uring *uring)
 
 	uring->owner = thread_self();
 	if (uring->ring.flags & IORING_SETUP_R_DISABLED)
-		io_uring_register((unsigned)uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+		io_uring_register(
+			(unsigned)uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
 	if ((uring->can & CAN_REGISTER) && io_uring_register_ring_fd(&uring->ring) != 1)
 		uring->can &= ~CAN_REGISTER;
 	/* Requests that would block go to kernel threads: no more than ours. */
@@ -162,7 +166,8 @@ bool ring_has_requests(const struct uring *uring)
 
 static bool ring_is_full(const struct uring *uring)
 {
-	return uring->tail - __atomic_load_n(uring->ring.sq.khead, __ATOMIC_ACQUIRE) >= uring->ring.sq.ring_entries;
+	return uring->tail - __atomic_load_n(uring->ring.sq.khead, __ATOMIC_ACQUIRE) >=
+	       uring->ring.sq.ring_entries;
 }
 
 /* Room for a request, and for its scratch if it needs some. */
@@ -189,7 +194,8 @@ struct io_uring_sqe *ring_request(struct proa_port *port, struct uring *uring)
 	return ring_reserve(port, uring, false) ? next_request(uring) : NULL;
 }
 
-struct io_uring_sqe *ring_request_with(struct proa_port *port, struct uring *uring, struct scratch **scratch)
+struct io_uring_sqe *ring_request_with(
+	struct proa_port *port, struct uring *uring, struct scratch **scratch)
 {
 	if (!ring_reserve(port, uring, true))
 		return NULL;
@@ -201,7 +207,8 @@ struct io_uring_sqe *ring_request_with(struct proa_port *port, struct uring *uri
 static void wait_outside(struct uring *uring, int64_t timeout)
 {
 	struct pollfd p = { .fd = uring->ring.ring_fd, .events = POLLIN };
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND, .tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
+		.tv_nsec = timeout % PROA_SECOND };
 
 	ppoll(&p, 1, timeout == PROA_FOREVER ? NULL : &limit, NULL);
 }

@@ -101,7 +101,8 @@ static int32_t start_recv(struct proa_port *port, struct proa_op *op, const stru
 	return STEP_STARTED;
 }
 
-static int32_t start_envelope(struct proa_port *port, struct proa_op *op, struct envelope *envelope, int flags)
+static int32_t start_envelope(
+	struct proa_port *port, struct proa_op *op, struct envelope *envelope, int flags)
 {
 	struct io_uring_sqe *sqe = ring_request(port, uring_of(port));
 
@@ -127,7 +128,7 @@ static int32_t start_recvmsg(struct proa_port *port, struct proa_op *op)
 	if (envelope == NULL)
 		return PROA_ENOMEM;
 	m = &envelope->message;
-	*m = (struct msghdr){ .msg_iov = &envelope->slice, .msg_iovlen = 1 };
+	*m = (struct msghdr) { .msg_iov = &envelope->slice, .msg_iovlen = 1 };
 	if (op->kind_ == PROA_OP_RECVFROM) {
 		struct proa_address *from = (struct proa_address *)(uintptr_t)op->argument_;
 
@@ -147,11 +148,13 @@ static int32_t start_recvmsg(struct proa_port *port, struct proa_op *op)
 		m->msg_control = message->control;
 		m->msg_controllen = message->control_length;
 	}
-	return start_envelope(port, op, envelope, MSG_CMSG_CLOEXEC | ((op->flags_ & PROA_PEEK) ? MSG_PEEK : 0));
+	return start_envelope(
+		port, op, envelope, MSG_CMSG_CLOEXEC | ((op->flags_ & PROA_PEEK) ? MSG_PEEK : 0));
 }
 
 /* One datagram into a buffer that the kernel picks when it is there. */
-static int32_t arm_datagram(struct proa_port *port, struct proa_op *op, const struct ring_pool *ring, bool first)
+static int32_t arm_datagram(
+	struct proa_port *port, struct proa_op *op, const struct ring_pool *ring, bool first)
 {
 	struct envelope *envelope = envelope_take(uring_of(port));
 	struct uring *uring = uring_of(port);
@@ -160,8 +163,9 @@ static int32_t arm_datagram(struct proa_port *port, struct proa_op *op, const st
 
 	if (envelope == NULL)
 		return PROA_ENOMEM;
-	envelope->message = (struct msghdr){ .msg_iov = &envelope->slice, .msg_iovlen = 1 };
-	envelope->slice = (struct iovec){ .iov_base = NULL, .iov_len = pool_buffer_size(op->buffer_) };
+	envelope->message = (struct msghdr) { .msg_iov = &envelope->slice, .msg_iovlen = 1 };
+	envelope->slice =
+		(struct iovec) { .iov_base = NULL, .iov_len = pool_buffer_size(op->buffer_) };
 	envelope->message.msg_name = &envelope->sender;
 	envelope->message.msg_namelen = sizeof envelope->sender;
 	result = start_envelope(port, op, envelope, 0);
@@ -179,7 +183,8 @@ int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first)
 	struct uring *uring = uring_of(port);
 	const struct handle *handle = handle_find(port, op->handle_);
 	struct ring_pool *ring = buffers_ring(port, op->buffer_);
-	bool multi = op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI) && pool_is_ample(op->buffer_);
+	bool multi = op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI) &&
+		     pool_is_ample(op->buffer_);
 	struct io_uring_sqe *sqe;
 
 	/* On an empty ring the kernel would give up at once, data or not. */
@@ -199,7 +204,8 @@ int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first)
 	sqe->flags = IOSQE_BUFFER_SELECT;
 	sqe->buf_group = ring->group;
 	sqe->len = multi ? 0 : pool_buffer_size(op->buffer_);
-	sqe->ioprio = (uint16_t)((multi ? IORING_RECV_MULTISHOT : 0) | (first ? IORING_RECVSEND_POLL_FIRST : 0));
+	sqe->ioprio = (uint16_t)((multi ? IORING_RECV_MULTISHOT : 0) |
+				 (first ? IORING_RECVSEND_POLL_FIRST : 0));
 	sqe->user_data = tagged(op, TAG_OP);
 	return STEP_STARTED;
 }
@@ -236,7 +242,8 @@ static int32_t start_send(struct proa_port *port, struct proa_op *op)
 		sqe->len = (uint32_t)bytes;
 		return STEP_STARTED;
 	}
-	scratch->message = (struct msghdr){ .msg_iov = scratch->slices, .msg_iovlen = (size_t)count };
+	scratch->message =
+		(struct msghdr) { .msg_iov = scratch->slices, .msg_iovlen = (size_t)count };
 	if (op->kind_ == PROA_OP_SENDMSG && flight(op)->moved == 0) {
 		struct proa_message *message = op->buffer_;
 
@@ -259,7 +266,7 @@ static int32_t start_datagram(struct proa_port *port, struct proa_op *op)
 	if (sqe == NULL)
 		return STEP_FULL;
 	m = &scratch->message;
-	*m = (struct msghdr){ .msg_iov = scratch->slices, .msg_iovlen = 1 };
+	*m = (struct msghdr) { .msg_iov = scratch->slices, .msg_iovlen = 1 };
 	if (op->kind_ == PROA_OP_SENDMSG) {
 		struct proa_message *message = op->buffer_;
 
@@ -275,7 +282,8 @@ static int32_t start_datagram(struct proa_port *port, struct proa_op *op)
 		m->msg_iov = op->buffer_;
 		m->msg_iovlen = op->length_;
 	} else {
-		const struct proa_address *to = (const struct proa_address *)(uintptr_t)op->argument_;
+		const struct proa_address *to =
+			(const struct proa_address *)(uintptr_t)op->argument_;
 
 		scratch->slices[0].iov_base = op->buffer_;
 		scratch->slices[0].iov_len = op->length_;
@@ -385,7 +393,8 @@ static void describe_file(struct proa_op *op, struct io_uring_sqe *sqe)
 		break;
 	case PROA_OP_STAT:
 	case PROA_OP_FSTAT:
-		out = op->kind_ == PROA_OP_STAT ? (struct proa_stat *)(uintptr_t)op->argument_ : op->buffer_;
+		out = op->kind_ == PROA_OP_STAT ? (struct proa_stat *)(uintptr_t)op->argument_
+						: op->buffer_;
 		sqe->fd = op->kind_ == PROA_OP_STAT ? AT_FDCWD : op->handle_;
 		sqe->addr = (uint64_t)(uintptr_t)(op->kind_ == PROA_OP_STAT ? op->buffer_ : "");
 		sqe->len = 0x7ff; /* STATX_BASIC_STATS */
@@ -446,10 +455,12 @@ static int32_t start_file(struct proa_port *port, struct proa_op *op, uint32_t *
 
 static bool is_empty_send(const struct proa_op *op, const struct handle *handle)
 {
-	return handle->type != HANDLE_DATAGRAM && op->kind_ != PROA_OP_SHUTDOWN && op_length(op) == flight(op)->moved;
+	return handle->type != HANDLE_DATAGRAM && op->kind_ != PROA_OP_SHUTDOWN &&
+	       op_length(op) == flight(op)->moved;
 }
 
-static int32_t start_socket(struct proa_port *port, struct proa_op *op, const struct handle *handle, uint32_t *flags)
+static int32_t start_socket(
+	struct proa_port *port, struct proa_op *op, const struct handle *handle, uint32_t *flags)
 {
 	bool datagram = handle->type == HANDLE_DATAGRAM;
 
@@ -481,7 +492,7 @@ int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 {
 	const struct handle *handle;
 
-	op->options_ &= (uint16_t)~(U_POLLING | U_FIRST | U_CANCELLED);
+	op->options_ &= (uint16_t) ~(U_POLLING | U_FIRST | U_CANCELLED);
 	if (op->kind_ >= PROA_OP_OPEN && op->kind_ <= PROA_OP_MKDIR)
 		return start_file(port, op, flags);
 	if (op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL)

@@ -59,12 +59,13 @@ static void empty_datagram(struct proa_port *port, struct proa_op *op)
 		op_stepped(port, op, 0, LENT_FLAGS(pool_id(buffer)));
 }
 
-static void lent_filled(struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result,
-	unsigned cqe_flags)
+static void lent_filled(struct proa_port *port, struct proa_op *op, const struct handle *handle,
+	int32_t result, unsigned cqe_flags)
 {
 	struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer = pool_buffer(pool, cqe_flags >> IORING_CQE_BUFFER_SHIFT);
-	uint32_t flags = LENT_FLAGS(pool_id(buffer)) | ((cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
+	uint32_t flags =
+		LENT_FLAGS(pool_id(buffer)) | ((cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
 	bool datagram = handle->type == HANDLE_DATAGRAM;
 	struct envelope *envelope;
 
@@ -91,7 +92,8 @@ static void lent_filled(struct proa_port *port, struct proa_op *op, const struct
 }
 
 /* True if it was dealt with here. */
-static bool lent_refused(struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result)
+static bool lent_refused(
+	struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result)
 {
 	struct uring *uring = uring_of(port);
 	int32_t started;
@@ -116,7 +118,8 @@ static bool lent_refused(struct proa_port *port, struct proa_op *op, const struc
 	return true;
 }
 
-static void lent_completed(struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
+static void lent_completed(
+	struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
 {
 	const struct handle *handle = handle_find(port, op->handle_);
 
@@ -138,7 +141,8 @@ static void lent_completed(struct proa_port *port, struct proa_op *op, int32_t r
 
 /* ---- everything else --------------------------------------------------------------- */
 
-static void op_completed(struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
+static void op_completed(
+	struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
 {
 	struct uring *uring = uring_of(port);
 	const struct handle *handle;
@@ -161,7 +165,8 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 		break;
 	case PROA_OP_ACCEPT_MULTI:
 		/* No listener, or Linux before 5.19: a try tells which. */
-		if (result == -EINVAL && (uring->can & CAN_MULTI) && (op->options_ & OPT_CANCEL) == 0) {
+		if (result == -EINVAL && (uring->can & CAN_MULTI) &&
+			(op->options_ & OPT_CANCEL) == 0) {
 			op->options_ |= U_DIRECT;
 			op_start(port, op);
 			return;
@@ -171,13 +176,16 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 		/* Only the opening was not to block: reads of a file that is not
 		 * in memory would fail. */
 		if (result >= 0)
-			fcntl(result, F_SETFL, file_open_flags(op->flags_) & ~(O_CLOEXEC | O_CREAT | O_EXCL | O_TRUNC));
+			fcntl(result, F_SETFL,
+				file_open_flags(op->flags_) &
+					~(O_CLOEXEC | O_CREAT | O_EXCL | O_TRUNC));
 		break;
 	case PROA_OP_STAT:
 	case PROA_OP_FSTAT:
 		if (result == 0)
-			stat_fill_from_statx(op->kind_ == PROA_OP_STAT ? (struct proa_stat *)(uintptr_t)op->argument_
-								       : op->buffer_);
+			stat_fill_from_statx(op->kind_ == PROA_OP_STAT
+						     ? (struct proa_stat *)(uintptr_t)op->argument_
+						     : op->buffer_);
 		break;
 	default:
 		break;
@@ -193,14 +201,16 @@ static void op_completed(struct proa_port *port, struct proa_op *op, int32_t res
 	/* Non-blocking descriptors are not polled by every kernel's every
 	 * request: then we do. */
 	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
-		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) &&
+		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT ||
+			op->kind_ == PROA_OP_ACCEPT_MULTI) &&
 		(op->options_ & OPT_CANCEL) == 0) {
 		op->options_ |= U_DIRECT;
 		if (uring_poll(port, op) == STEP_FULL)
 			op_backlog(port, op);
 		return;
 	}
-	op_stepped(port, op, result < 0 ? unix_error(-result) : result, (cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
+	op_stepped(port, op, result < 0 ? unix_error(-result) : result,
+		(cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
 }
 
 static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t result)
@@ -211,7 +221,8 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 	op->options_ &= (uint16_t)~U_POLLING;
 	/* The kernel adds POLLRDHUP to what is asked for, and that alone may be
 	 * what it reports, at once and again and again. */
-	unasked = result >= 0 && (result & (attempt_events(op) | POLLHUP | POLLERR | POLLNVAL)) == 0;
+	unasked =
+		result >= 0 && (result & (attempt_events(op) | POLLHUP | POLLERR | POLLNVAL)) == 0;
 	if (result >= 0)
 		result &= attempt_events(op) | POLLHUP | POLLERR | POLLNVAL;
 	if (unasked && (op->options_ & OPT_CANCEL) == 0) {
@@ -223,7 +234,8 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI) {
 		/* Level-triggered: asked again, the kernel answers at once if it
 		 * is still so. */
-		op_stepped(port, op, result < 0 ? unix_error(-result) : attempt_poll_result((short)result), 0);
+		op_stepped(port, op,
+			result < 0 ? unix_error(-result) : attempt_poll_result((short)result), 0);
 		return;
 	}
 	if (result >= 0 && (op->options_ & OPT_CANCEL) == 0 && (op->options_ & U_DIRECT) == 0) {
@@ -291,7 +303,8 @@ static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
 static void reap(struct proa_port *port, struct uring *uring)
 {
 	struct io_uring_cq *cq = &uring->ring.cq;
-	unsigned head = *cq->khead, tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE), most = TURN_MOST;
+	unsigned head = *cq->khead, tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE),
+		 most = TURN_MOST;
 	struct io_uring_cqe cqe;
 
 	while (head != tail && most-- > 0 && port_has_room(port)) {
@@ -315,8 +328,8 @@ static void cancel_again(struct proa_port *port, struct proa_op *list)
 	if (op == NULL)
 		return;
 	do {
-		if (op->state_ == OP_ACTIVE && (op->options_ & (OPT_CANCEL | OPT_SHARE)) && op->kind_ != PROA_OP_CLOSE &&
-			(op->options_ & OPT_GATHERED) == 0)
+		if (op->state_ == OP_ACTIVE && (op->options_ & (OPT_CANCEL | OPT_SHARE)) &&
+			op->kind_ != PROA_OP_CLOSE && (op->options_ & OPT_GATHERED) == 0)
 			uring_cancel(port, op);
 		op = flight(op)->next;
 	} while (op != list);
@@ -349,7 +362,8 @@ static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t
 	unsigned head = *sq->khead;
 
 	for (; head != uring->tail; head++) {
-		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data, .res = -ECANCELED };
+		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data,
+			.res = -ECANCELED };
 
 		sq->sqes[head & sq->ring_mask].user_data = TAG_OTHER;
 		if ((cqe.user_data & TAG_MASK) != TAG_WAKE)
@@ -386,15 +400,16 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);
 	if (uring->event >= 0)
 		unix_wake_drain(uring->event); /* before the look: what comes later writes again */
-	if (timeout > 0 || ring_has_requests(uring) || (state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
-		uring->event >= 0)
+	if (timeout > 0 || ring_has_requests(uring) ||
+		(state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) || uring->event >= 0)
 		ring_enter(port, uring, timeout);
 	reap(port, uring);
 }
 
 /* ---- life ------------------------------------------------------------------------------ */
 
-static int uring_open(struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
+static int uring_open(
+	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
 {
 	struct uring *uring = calloc(1, sizeof *uring);
 	int error;
@@ -411,7 +426,9 @@ static int uring_open(struct proa_port *port, const struct proa_port_options *op
 	}
 	port->world = uring;
 	port->features = ((uring->can & CAN_FILES) ? 1u << PROA_NATIVE_FILES : 0) |
-		((uring->can & CAN_MULTI) ? 1u << PROA_NATIVE_ACCEPT_MULTI | 1u << PROA_NATIVE_RECV_MULTI : 0);
+			 ((uring->can & CAN_MULTI) ? 1u << PROA_NATIVE_ACCEPT_MULTI |
+							     1u << PROA_NATIVE_RECV_MULTI
+						   : 0);
 	return 0;
 }
 

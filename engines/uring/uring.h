@@ -22,15 +22,15 @@
 #define U_CANCELLED 0x8000u /* the kernel has been asked to cancel it */
 
 /* What the kernel can do, and PROA_URING_OFF has not turned off. */
-#define CAN_DEFER    0x01u /* SINGLE_ISSUER, DEFER_TASKRUN */
-#define CAN_EXT_ARG  0x02u /* a wait takes its time-out along */
-#define CAN_BUFFERS  0x04u /* rings of provided buffers */
-#define CAN_MULTI    0x08u /* multishot accept and receive */
-#define CAN_FILES    0x10u /* files by requests, not by workers */
-#define CAN_REGISTER 0x20u /* a registered ring descriptor */
+#define CAN_DEFER      0x01u /* SINGLE_ISSUER, DEFER_TASKRUN */
+#define CAN_EXT_ARG    0x02u /* a wait takes its time-out along */
+#define CAN_BUFFERS    0x04u /* rings of provided buffers */
+#define CAN_MULTI      0x08u /* multishot accept and receive */
+#define CAN_FILES      0x10u /* files by requests, not by workers */
+#define CAN_REGISTER   0x20u /* a registered ring descriptor */
 #define CAN_POLL_MULTI 0x40u /* multishot poll */
-#define CAN_FIRST    0x80u /* IORING_RECVSEND_POLL_FIRST */
-#define CAN_ALL      0xffu
+#define CAN_FIRST      0x80u /* IORING_RECVSEND_POLL_FIRST */
+#define CAN_ALL        0xffu
 
 /* For a message's header until the kernel has read the request: it copies what
  * it needs when it takes the request in (IORING_FEAT_SUBMIT_STABLE). */
@@ -63,9 +63,9 @@ struct uring {
 	struct io_uring ring;
 	const void *owner; /* the thread that enabled it */
 	unsigned can;
-	unsigned tail;          /* of the submission queue, ours */
-	bool recancel;          /* a cancel found no room */
-	int event;              /* an eventfd that the kernel writes to, for other loops; -1: none */
+	unsigned tail; /* of the submission queue, ours */
+	bool recancel; /* a cancel found no room */
+	int event; /* an eventfd that the kernel writes to, for other loops; -1: none */
 	unsigned scratch_count; /* used since the last submission */
 	struct scratch scratch[SCRATCHES];
 	struct envelope *envelopes; /* free ones */
@@ -85,8 +85,8 @@ static inline uint64_t tagged(const struct proa_op *op, unsigned tag)
 }
 
 /* ring.c */
-int ring_open(struct proa_port *port, struct uring *uring, const struct proa_port_options *options, char *why,
-	size_t size);
+int ring_open(struct proa_port *port, struct uring *uring, const struct proa_port_options *options,
+	char *why, size_t size);
 /* The thread that calls is the one that uses the ring from now on. */
 void ring_enable(struct proa_port *port, struct uring *uring);
 /* A zeroed request, or NULL when the kernel takes none now. */
@@ -97,7 +97,8 @@ bool ring_has_requests(const struct uring *uring);
 void ring_close(struct uring *uring);
 /* A request with scratch of its own. Giving the last scratch back is
  * uring->scratch_count--. */
-struct io_uring_sqe *ring_request_with(struct proa_port *port, struct uring *uring, struct scratch **scratch);
+struct io_uring_sqe *ring_request_with(
+	struct proa_port *port, struct uring *uring, struct scratch **scratch);
 
 /* start.c */
 int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags);

@@ -576,10 +576,16 @@ static void run_steps(unsigned steps)
 /* Reads all, ends every direction, then closes: nothing may be missing. */
 static void end_in_order(void)
 {
+	struct task *task;
 	bool goes_on;
 	int n;
 
 	trace("an orderly end");
+	/* A send that is linked behind a receive may be what that receive waits
+	 * for: such a program has no orderly end of its own. */
+	FOR_TASKS(task)
+	if (task->is_linked && !task->before_ended)
+		cancel_task(task);
 	do {
 		various_finish();
 		lend_give_back_all();

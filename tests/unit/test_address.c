@@ -253,7 +253,7 @@ static void types(void **state)
 	bool blocking;
 
 	(void)state;
-	expect_type(unix_socket(AF_INET, SOCK_STREAM), HANDLE_STREAM, false);
+	expect_type(unix_socket(AF_INET, SOCK_STREAM), HANDLE_TCP, false);
 	expect_type(unix_socket(AF_INET, SOCK_DGRAM), HANDLE_DATAGRAM, false);
 	expect_type(unix_socket(AF_UNIX, SOCK_SEQPACKET), HANDLE_DATAGRAM, false);
 	expect_type(socket(AF_UNIX, SOCK_STREAM, 0), HANDLE_STREAM, true);
