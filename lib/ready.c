@@ -16,7 +16,7 @@ static bool ready_grow(struct ready *ready)
 	uint32_t more = room == 0 ? READY_FIRST : room * 2;
 	struct proa_completion *ring;
 
-	if (more > (UINT32_MAX >> 1) / sizeof *ring)
+	if (room > (UINT32_MAX >> 2) / sizeof *ring)
 		return false;
 	ring = malloc(more * sizeof *ring);
 	if (ring == NULL)
