@@ -947,7 +947,7 @@ static void chain_admit(struct proa_port *port, struct proa_op *op)
 
 static uint64_t ticket_of(const struct proa_op *op, uint64_t serial)
 {
-	return serial << TICKET_HANDLE_BITS | ((uint64_t)(op->handle_ + 1) & TICKET_HANDLE_MASK);
+	return serial << TICKET_HANDLE_BITS | (((uint64_t)op->handle_ + 1) & TICKET_HANDLE_MASK);
 }
 
 uint64_t proa_submit(struct proa_op *op, proa_done_fn *done)

@@ -686,7 +686,7 @@ const char *proa_engine_why(const struct proa_port *port)
 
 int proa_supports(const struct proa_port *port, enum proa_feature what)
 {
-	return (port->features >> what & 1u) != 0;
+	return (unsigned)what < 32 && (port->features >> what & 1u) != 0;
 }
 
 void proa_port_stats_sized(const struct proa_port *port, struct proa_port_stats *out, size_t size)
