@@ -203,6 +203,7 @@ void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle
 	if (handle->state & HANDLE_TIED)
 		untie(port, fd);
 	handle->type = HANDLE_UNKNOWN;
+	handle->tears = 0;
 	handle->state = 0;
 	handle->engine = 0;
 	handle->lent = 0;

@@ -51,7 +51,8 @@ void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op
 	/* Until the program has been told, what it sends on would go out on a
 	 * stream that it does not know to be torn. */
 	if ((handle->state & HANDLE_CLOSING) == 0) {
-		handle->state |= HANDLE_TORN;
+		if (handle->tears < TEARS_MOST)
+			handle->tears++;
 		op->options_ |= OPT_TORE;
 	}
 	if (op == handle->sends) {

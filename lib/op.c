@@ -877,7 +877,7 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 		return;
 	}
 	if (handle != NULL && list != &handle->others) {
-		if (list == &handle->sends && (handle->state & HANDLE_TORN))
+		if (list == &handle->sends && handle->tears > 0)
 			op_end(port, op, PROA_ECANCELED, 0);
 		else if (*list == op)
 			lane_pump(port, handle, list);

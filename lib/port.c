@@ -115,13 +115,33 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 	}
 }
 
-/* The program learns that a send failed: what it sends from here on is new. */
+static bool is_torn(const struct ready *ready, proa_handle fd)
+{
+	const struct proa_op *op;
+
+	for (uint32_t at = ready->head; at != ready->tail; at++) {
+		op = ready->ring[at & ready->mask].op;
+		if (op != NULL && op->handle_ == fd && (op->options_ & OPT_TORE))
+			return true;
+	}
+	for (op = ready->spilt; op != NULL; op = flight(op)->is.behind)
+		if (op->handle_ == fd && (op->options_ & OPT_TORE))
+			return true;
+	return false;
+}
+
+/* The program learns that a send failed: once it knows of all that did, what it
+ * sends is new. (A send in the middle of its lane may have failed first.) */
 static void mend(struct proa_port *port, const struct proa_op *op)
 {
 	struct handle *handle = handle_find(port, op->handle_);
 
-	if (handle != NULL)
-		handle->state &= (uint8_t)~HANDLE_TORN;
+	if (handle == NULL || handle->tears == 0)
+		return;
+	if (handle->tears < TEARS_MOST)
+		handle->tears--;
+	else if (!is_torn(&port->ready, op->handle_))
+		handle->tears = 0; /* the count was lost at the most there is */
 }
 
 /* The next completion that is to be handed over. The op of a final one is the

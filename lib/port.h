@@ -134,7 +134,8 @@ enum handle_type {
 #define HANDLE_DEAD     0x10u /* its connect failed: good for close alone */
 #define HANDLE_PRIVATE  0x20u /* engine's: `sends` is the op (dial, child) that it serves */
 #define HANDLE_BLOCKING 0x40u /* the file's own flags say that it blocks */
-#define HANDLE_TORN     0x80u /* a send failed, and the program has not been told yet */
+
+#define TEARS_MOST 7u /* or more */
 
 /* One descriptor of a port. `sends` and `recvs` are lanes, in order, of which
  * the engine has the head alone; `others` has no order. */
@@ -143,6 +144,7 @@ struct handle {
 	uint8_t type : 3; /* enum handle_type */
 	uint8_t pumping_sends : 1; /* lane_pump() is at work further up the stack */
 	uint8_t pumping_recvs : 1;
+	uint8_t tears : 3; /* sends that failed, and the program is still to be told of */
 	uint8_t state;
 	uint16_t lent; /* buffers of pools held by the program */
 	/* Completions in `ready` that carry something of value; while it closes,

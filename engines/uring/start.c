@@ -212,6 +212,10 @@ int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first)
 
 static int32_t start_lent(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 {
+	/* For an empty datagram the kernel takes no buffer from the ring; a small
+	 * pool may have none left by the time that we hear of it. */
+	if (handle_find(port, op->handle_)->type == HANDLE_DATAGRAM && !pool_is_ample(op->buffer_))
+		return start_direct(port, op, flags);
 	if (buffers_ring(port, op->buffer_) == NULL)
 		return start_direct(port, op, flags);
 	return uring_arm_lent(port, op, false);

@@ -52,7 +52,8 @@ static void empty_datagram(struct proa_port *port, struct proa_op *op)
 	if (buffer != NULL)
 		keep_sender(buffer, envelope);
 	envelope_put(uring_of(port), envelope);
-	/* Without any it is as if it had not come: datagrams may be lost. */
+	/* Without any it is as if it had not come: datagrams may be lost. (A pool
+	 * with room for more than a thousand is used up: see start_lent().) */
 	if (buffer == NULL)
 		op_stepped(port, op, STEP_NO_BUFFER, 0);
 	else
@@ -202,12 +203,16 @@ static void op_completed(
 	 * request: then we do. */
 	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
 		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT ||
-			op->kind_ == PROA_OP_ACCEPT_MULTI) &&
-		(op->options_ & OPT_CANCEL) == 0) {
-		op->options_ |= U_DIRECT;
-		if (uring_poll(port, op) == STEP_FULL)
-			op_backlog(port, op);
-		return;
+			op->kind_ == PROA_OP_ACCEPT_MULTI)) {
+		if ((op->options_ & OPT_CANCEL) == 0) {
+			op->options_ |= U_DIRECT;
+			if (uring_poll(port, op) == STEP_FULL)
+				op_backlog(port, op);
+			return;
+		}
+		/* As if cancelled while it waited: a request that was woken, and
+		 * found its chance gone when the cancel came, tells it so. */
+		result = -ECANCELED;
 	}
 	op_stepped(port, op, result < 0 ? unix_error(-result) : result,
 		(cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);

@@ -866,6 +866,70 @@ TEST(9, "torn streams", waiting_send_cancelled)
 	free(got);
 }
 
+static struct record *between_tears, *head_of_lane;
+static bool head_was_told;
+
+static void send_between(struct record *record, const struct proa_completion *completion)
+{
+	(void)completion;
+	if (between_tears == NULL)
+		return;
+	proa_prep_send(&between_tears->op, record->op.handle_, record->data, 100, 0);
+	record_submit(between_tears);
+	between_tears = NULL;
+	head_was_told = head_of_lane->finals == 1;
+}
+
+/* Sends are cancelled from the last to the first, so that the lane is torn many
+ * times before the program has been told of any: what it submits when it has
+ * been told of some does not go out behind those it has not been told of. */
+TEST(9, "torn streams", torn_again_before_told)
+{
+	enum { SENDS = 12 };
+	const size_t length = 200 * KIB;
+	unsigned char *bytes = pattern(length + 100), *got = malloc(length);
+	struct proa_port *port = test_port();
+
+	FOR_STREAMS(maker)
+	{
+		for (int told = 1; told <= SENDS; told++) {
+			struct ends ends = maker->make(true);
+			struct record *sends = make_records(port, SENDS + 1);
+			uint64_t count;
+
+			shrink_buffers(&ends);
+			for (int i = 0; i < SENDS; i++)
+				send_at(&sends[i], &ends, bytes, length);
+			run_quiet(port);
+			for (int i = SENDS; i-- > 0;)
+				proa_cancel(&sends[i].op);
+			between_tears = &sends[SENDS];
+			head_of_lane = &sends[0];
+			sends[SENDS - told].then = send_between;
+			sends[SENDS - told].data = bytes;
+			RUN_UNTIL(port, all_final(sends, SENDS));
+			for (int i = 0; i < SENDS; i++)
+				CHECK_INT(sends[i].last, PROA_ECANCELED);
+			count = proa_op_count(&sends[0].op);
+			peer_read(ends.peer, got, count);
+			RUN_UNTIL(port, sends[SENDS].finals == 1);
+			CHECK_INT(sends[SENDS].last, head_was_told ? 100 : PROA_ECANCELED);
+			if (!head_was_told) {
+				send_at(&sends[SENDS], &ends, bytes, 100);
+				RUN_UNTIL(port, sends[SENDS].finals == 1);
+				CHECK_INT(sends[SENDS].last, 100);
+			}
+			close_handle(port, ends.ours);
+			CHECK_INT(peer_read_pattern(ends.peer, 0), 100);
+			close(ends.peer);
+			free(sends);
+		}
+	}
+	test_close(port);
+	free(bytes);
+	free(got);
+}
+
 enum tear { TEAR_CANCEL, TEAR_TICKET, TEAR_HANDLE, TEAR_TIMEOUT, TEAR_DEADLINE, TEARS };
 
 static void tear(struct record *record, uint64_t ticket, const struct ends *ends, enum tear how)

@@ -3,6 +3,7 @@
  * were sent must have come (loopback loses none of so few). */
 #include "random.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -104,6 +105,7 @@ static void send_one(struct side *side)
 		memcpy(task->bytes + 4, &length, sizeof(length));
 		side->fates[side->count++] = SENDING;
 	}
+	trace("datagram %u of side %d", task->length < HEADER ? 0 : id, (int)(side - sides));
 	proa_prep_sendto(task->op, side->handle, task->bytes, task->length, &other->address, 0);
 	task_limit(task);
 	task_submit(task);
@@ -204,6 +206,7 @@ static void receive_by_multi(struct side *side)
 	task = task_new("recv_multi of datagrams", judge_recv_multi, NULL);
 	task->number = (uint64_t)(side - sides);
 	task->pool = pool;
+	trace("datagrams for side %d", (int)(side - sides));
 	proa_prep_recv_multi(task->op, side->handle, pool->pool, 0);
 	task_limit(task);
 	task_submit(task);
@@ -222,6 +225,7 @@ static void receive_one(struct side *side, bool whole)
 	task->extra = calloc(1, sizeof(struct proa_address));
 	if (task->bytes == NULL || task->extra == NULL)
 		abort();
+	trace("a datagram for side %d", (int)(side - sides));
 	proa_prep_recvfrom(task->op, side->handle, task->bytes, task->length, task->extra, 0);
 	if (!whole)
 		task_limit(task);
@@ -310,6 +314,21 @@ void datagrams_close(void)
 	for (unsigned i = 0; i < 2; i++)
 		if (!sides[i].is_closing)
 			close_side(&sides[i]);
+}
+
+void datagrams_tell(void)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		const struct side *side = &sides[i];
+
+		for (uint32_t id = 0; id < side->count; id++)
+			if (side->fates[id] == SENDING || side->fates[id] == SENT)
+				fprintf(stderr, "  datagram %u of side %u has not come\n", id, i);
+		for (unsigned j = 0; j < HEADER; j++)
+			if (side->short_sending[j] + side->short_sent[j] > side->short_come[j])
+				fprintf(stderr,
+					"  a datagram of %u bytes of side %u has not come\n", j, i);
+	}
 }
 
 void datagrams_check(void)

@@ -74,6 +74,32 @@ static int time_factor(void)
 	return factor != NULL && atoi(factor) > 0 ? atoi(factor) : 1;
 }
 
+#ifdef __GLIBC__
+#	include <execinfo.h>
+
+/* Where it was, for addr2line(1). */
+static void tell_where(int number)
+{
+	void *frames[40];
+
+	backtrace_symbols_fd(frames, backtrace(frames, 40), STDERR_FILENO);
+	signal(number, SIG_DFL);
+	raise(number);
+}
+
+static void watch_signals(void)
+{
+	static const int watched[] = { SIGALRM, SIGSEGV, SIGBUS, SIGABRT };
+
+	for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++)
+		signal(watched[i], tell_where);
+}
+#else
+static void watch_signals(void)
+{
+}
+#endif
+
 /* The child watches its own time and says what hangs; the alarm is for one that
  * doesn't come back from a call. */
 static bool run_one(const struct profile *profile, uint64_t seed)
@@ -88,6 +114,7 @@ static bool run_one(const struct profile *profile, uint64_t seed)
 		return false;
 	}
 	if (child == 0) {
+		watch_signals();
 		alarm((unsigned)(SECONDS_A_SEED * time_factor()));
 		use_profile(profile);
 		exit(run_seed(profile->name, seed, wishes.steps, wishes.verbose));

@@ -213,6 +213,7 @@ void datagram_step(void);
 bool datagrams_finish(void);
 void datagrams_close(void);
 void datagrams_check(void);
+void datagrams_tell(void);
 
 /* ---- file.c ---- */
 

@@ -112,6 +112,7 @@ static void check_time(void)
 		return;
 	tell_steps();
 	tell_in_flight();
+	datagrams_tell();
 	broken("does not come to an end");
 }
 
