@@ -16,12 +16,6 @@ _Static_assert(EPOLLIN == POLLIN && EPOLLOUT == POLLOUT && EPOLLPRI == POLLPRI &
 		       EPOLLHUP == POLLHUP && EPOLLERR == POLLERR && EPOLLRDHUP == POLLRDHUP,
 	"epoll's bits are poll's");
 
-/* So few that what a turn receives is still in the cache when the program sends
- * it on: with 256, an echo of 16 KiB costs a fifth more. poll and select look at
- * all descriptors in each call, and take in all they can. */
-#define EPOLL_EVENTS 16
-_Static_assert(EPOLL_EVENTS <= REACTOR_EVENTS, "an array of REACTOR_EVENTS has room");
-
 /* The descriptor stands in the pointer's place. */
 static int fd_of(void *world)
 {
@@ -78,29 +72,29 @@ static int wait_exact(int fd, struct epoll_event *events, int64_t timeout)
 	int n;
 
 	if (!atomic_load_explicit(&missing, memory_order_relaxed)) {
-		n = (int)syscall(__NR_epoll_pwait2, fd, events, EPOLL_EVENTS, &limit, NULL, 0);
+		n = (int)syscall(__NR_epoll_pwait2, fd, events, REACTOR_EVENTS, &limit, NULL, 0);
 		if (n >= 0 || (errno != ENOSYS && errno != EPERM))
 			return n;
 		atomic_store(&missing, true);
 	}
 #endif
 	timeout = (timeout + PROA_MILLISECOND - 1) / PROA_MILLISECOND;
-	return epoll_wait(fd, events, EPOLL_EVENTS, timeout > INT32_MAX ? INT32_MAX : (int)timeout);
+	return epoll_wait(
+		fd, events, REACTOR_EVENTS, timeout > INT32_MAX ? INT32_MAX : (int)timeout);
 }
 
 static int epoll_take(void *world, int64_t timeout, struct reactor_event *out)
 {
-	struct epoll_event events[EPOLL_EVENTS];
+	struct epoll_event events[REACTOR_EVENTS];
 	int n;
 
 	if (timeout == 0 || timeout == PROA_FOREVER)
-		n = epoll_wait(fd_of(world), events, EPOLL_EVENTS, timeout == 0 ? 0 : -1);
+		n = epoll_wait(fd_of(world), events, REACTOR_EVENTS, timeout == 0 ? 0 : -1);
 	else
 		n = wait_exact(fd_of(world), events, timeout);
 	for (int i = 0; i < n; i++) {
 		out[i].fd = (int)(uint32_t)events[i].data.u64;
 		out[i].generation = (uint8_t)(events[i].data.u64 >> 32);
-		out[i].has_generation = true;
 		out[i].events = (short)events[i].events;
 	}
 	return n < 0 ? 0 : n;

@@ -113,7 +113,6 @@ static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 		if (polled->entries[at].revents == 0)
 			continue;
 		out[n].fd = polled->entries[at].fd;
-		out[n].has_generation = false;
 		out[n++].events = polled->entries[at].revents;
 	}
 	/* In order, but where not all could be told: the rest comes first then. */

@@ -10,8 +10,7 @@
 
 struct reactor_event {
 	int fd;
-	uint8_t generation; /* what set() was told, where the backend can keep it */
-	bool has_generation;
+	uint8_t generation; /* what set() was told; only those with edges keep it */
 	short events;
 };
 

@@ -128,7 +128,6 @@ static int find_bad(struct sets *sets, struct reactor_event *out)
 			sets->wanted_in[fd / WORD_BITS] &= ~bit;
 			sets->wanted_out[fd / WORD_BITS] &= ~bit;
 			out[n].fd = fd;
-			out[n].has_generation = false;
 			out[n++].events = POLLNVAL;
 		}
 	}
@@ -156,7 +155,6 @@ static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 			int bit = __builtin_ctzl(any);
 
 			out[n].fd = word * WORD_BITS + bit;
-			out[n].has_generation = false;
 			out[n++].events = bits_of(sets, word, bit);
 		}
 	}

@@ -616,7 +616,8 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 
 void op_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
 {
-	if (op_step(port, op, result, flags))
+	if ((flags & PROA_LENT) ? pool_stepped(port, op, result, flags)
+				: op_step(port, op, result, flags))
 		op_start(port, op);
 }
 
@@ -950,6 +951,46 @@ static uint64_t ticket_of(const struct proa_op *op, uint64_t serial)
 	return serial << TICKET_HANDLE_BITS | (((uint64_t)op->handle_ + 1) & TICKET_HANDLE_MASK);
 }
 
+/* Most of all that is submitted: a plain send to a stream on which no other is
+ * under way. What op_launch() would come to, without the questions. */
+static bool send_is_simple(const struct proa_port *port, const struct proa_op *op)
+{
+	const struct handle *handle;
+
+	if (op->kind_ != PROA_OP_SEND || op->flags_ != 0 || op->next_ != NULL || op_limited(op) ||
+		op->length_ - 1 >= MOST_BYTES || port->max_inflight != 0 ||
+		atomic_load_explicit(&port->shut_asked, memory_order_relaxed))
+		return false;
+	handle = handle_find(port, op->handle_);
+	return handle != NULL && handle->sends == NULL &&
+	       (handle->state & (HANDLE_TIED | HANDLE_CLOSING | HANDLE_DEAD | HANDLE_PRIVATE)) ==
+		       HANDLE_TIED &&
+	       (handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM) &&
+	       handle->tears == 0 && !handle->pumping_sends;
+}
+
+static void send_simply(struct proa_port *port, struct proa_op *op)
+{
+	struct handle *handle = handle_find(port, op->handle_);
+	struct flight *f = flight(op);
+	uint32_t flags = 0;
+	int32_t result;
+
+	handle->sends = f->prev = f->next = op;
+	op->state_ = OP_ACTIVE;
+	result = port->engine->start(port, op, &flags);
+	if (LIKELY(result == (int32_t)op->length_)) {
+		f->moved = op->length_;
+		f->prev = f->next = NULL;
+		handle->sends = NULL;
+		port_complete(port, op, result, 0);
+	} else if (result == STEP_FULL) {
+		op_backlog(port, op);
+	} else if (result != STEP_STARTED) {
+		lane_sent(port, handle, result);
+	}
+}
+
 uint64_t proa_submit(struct proa_op *op, proa_done_fn *done)
 {
 	struct proa_port *port = op->port;
@@ -970,9 +1011,13 @@ uint64_t proa_submit(struct proa_op *op, proa_done_fn *done)
 	}
 	op->done_ = done;
 	ticket = ticket_of(op, op_admit(port, op, OP_WAITING));
-	if (UNLIKELY(op->next_ != NULL))
-		chain_admit(port, op);
-	op_launch(port, op);
+	if (send_is_simple(port, op)) {
+		send_simply(port, op);
+	} else {
+		if (UNLIKELY(op->next_ != NULL))
+			chain_admit(port, op);
+		op_launch(port, op);
+	}
 	if (UNLIKELY(port->beginning != NULL))
 		port_begin_next(port);
 	if (UNLIKELY(port->external) && !port->dispatching)

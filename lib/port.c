@@ -54,32 +54,6 @@ bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
 
 /* ---- completions ---------------------------------------------------------- */
 
-/* Does it carry something that must be taken back if it is not handed over? */
-static bool is_valued(const struct proa_op *op, int32_t result, uint32_t flags)
-{
-	return (flags & PROA_LENT) != 0 ||
-	       ((op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) && result >= 0);
-}
-
-void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
-{
-	struct handle *handle;
-
-	if ((flags & PROA_MORE) == 0)
-		op->state_ = OP_READY;
-	port->stats.completed++;
-	if (is_valued(op, result, flags)) {
-		handle = handle_find(port, op->handle_);
-		handle->undelivered++;
-	}
-	if (LIKELY(port->ready.tail - port->ready.head <= port->ready.mask &&
-		    port->ready.spilt == NULL && port->ready.ring != NULL))
-		port->ready.ring[port->ready.tail++ & port->ready.mask] =
-			(struct proa_completion) { op, result, flags };
-	else
-		ready_push(&port->ready, op, result, flags);
-}
-
 static void take_back(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
 {
 	if (flags & PROA_LENT)

@@ -240,7 +240,14 @@ extern unsigned process_generation; /* counts forks, in the child */
 
 /* ready.c */
 bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_t flags);
-bool ready_pop(struct ready *ready, struct proa_completion *out);
+bool ready_pop_spilt(struct ready *ready, struct proa_completion *out);
+static inline bool ready_pop(struct ready *ready, struct proa_completion *out)
+{
+	if (UNLIKELY(ready->head == ready->tail))
+		return ready_pop_spilt(ready, out);
+	*out = ready->ring[ready->head++ & ready->mask];
+	return true;
+}
 bool ready_reserve(struct ready *ready);
 static inline bool ready_empty(const struct ready *ready)
 {
@@ -250,9 +257,8 @@ void ready_free(struct ready *ready);
 
 /* port.c */
 int64_t clock_now(void);
-/* Queues a completion. For a final one (no PROA_MORE) the op must be off every
- * list and timer; it becomes READY. */
-void port_complete(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
+/* A handle closes: takes back what completions not yet handed over carry. */
+void ready_purge(struct proa_port *port, proa_handle fd);
 /* Is there room for one more completion that is not final? */
 static inline bool port_has_room(struct proa_port *port)
 {
@@ -264,8 +270,6 @@ static inline bool port_has_room(struct proa_port *port)
 void port_notify(struct proa_port *port);
 /* From a worker's or resolver's thread: `op` has run. Touch it no more. */
 void port_finished(struct proa_port *port, struct proa_op *op);
-/* A handle closes: takes back what completions not yet handed over carry. */
-void ready_purge(struct proa_port *port, proa_handle fd);
 /* Misuse unless the calling thread is the port's; makes it so the first time. */
 bool port_enter_slow(struct proa_port *port, const struct proa_op *op);
 static inline bool port_enter(struct proa_port *port, const struct proa_op *op)
@@ -309,6 +313,37 @@ void handles_free(struct proa_port *port);
 static inline bool handle_idle(const struct handle *handle)
 {
 	return handle->sends == NULL && handle->recvs == NULL && handle->others == NULL;
+}
+
+/* ---- completions ---------------------------------------------------------- */
+
+/* Does it carry something that must be taken back if it is not handed over? */
+static inline bool is_valued(const struct proa_op *op, int32_t result, uint32_t flags)
+{
+	return (flags & PROA_LENT) != 0 ||
+	       ((op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI) && result >= 0);
+}
+
+/* Queues a completion. For a final one (no PROA_MORE) the op must be off every
+ * list and timer; it becomes READY. */
+static inline void port_complete(
+	struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags)
+{
+	struct handle *handle;
+
+	if ((flags & PROA_MORE) == 0)
+		op->state_ = OP_READY;
+	port->stats.completed++;
+	if (is_valued(op, result, flags)) {
+		handle = handle_find(port, op->handle_);
+		handle->undelivered++;
+	}
+	if (LIKELY(port->ready.tail - port->ready.head <= port->ready.mask &&
+		    port->ready.spilt == NULL && port->ready.ring != NULL))
+		port->ready.ring[port->ready.tail++ & port->ready.mask] =
+			(struct proa_completion) { op, result, flags };
+	else
+		ready_push(&port->ready, op, result, flags);
 }
 
 /* What is so of a kind. */

@@ -70,15 +70,10 @@ bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_
 	return true;
 }
 
-bool ready_pop(struct ready *ready, struct proa_completion *out)
+bool ready_pop_spilt(struct ready *ready, struct proa_completion *out)
 {
-	struct proa_op *op;
+	struct proa_op *op = ready->spilt;
 
-	if (LIKELY(ready->head != ready->tail)) {
-		*out = ready->ring[ready->head++ & ready->mask];
-		return true;
-	}
-	op = ready->spilt;
 	if (op == NULL)
 		return false;
 	out->op = op;

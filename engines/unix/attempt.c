@@ -141,7 +141,7 @@ static int32_t try_recvmsg(struct proa_port *port, struct proa_op *op)
 	return cut ? PROA_EMSGSIZE : (int32_t)n;
 }
 
-static int32_t try_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle,
+int32_t attempt_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle,
 	bool told, uint32_t *flags)
 {
 	struct proa_pool *pool = op->buffer_;
@@ -209,6 +209,17 @@ static ssize_t write_some(struct proa_port *port, const struct handle *handle, i
 		}
 	} while (n < 0 && errno == EINTR);
 	return n;
+}
+
+int32_t attempt_lone_send(struct proa_port *port, const struct proa_op *op)
+{
+	ssize_t n;
+
+	do {
+		port->stats.system_calls++;
+		n = send(op->handle_, op->buffer_, op->length_, MSG_DONTWAIT | MSG_NOSIGNAL);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? failed() : (int32_t)n;
 }
 
 static int32_t try_send(struct proa_port *port, struct proa_op *op, const struct handle *handle)
@@ -509,7 +520,7 @@ int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t 
 		return try_recvmsg(port, op);
 	case PROA_OP_RECV_LENT:
 	case PROA_OP_RECV_MULTI:
-		return try_lent(port, op, handle, told, flags);
+		return attempt_lent(port, op, handle, told, flags);
 	case PROA_OP_SEND:
 	case PROA_OP_SENDV:
 	case PROA_OP_SENDTO:

@@ -66,6 +66,17 @@ int unix_reap(proa_process process, struct proa_exit *out);
  * reported the descriptor as ready. */
 #define STEP_LATER (INT32_MIN + 3)
 int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t *flags);
+/* What attempt() does for RECV_LENT and RECV_MULTI. */
+int32_t attempt_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle,
+	bool told, uint32_t *flags);
+/* A plain send that is by itself in a socket's lane, not yet begun; what
+ * attempt() does for one. */
+static inline bool attempt_is_lone_send(const struct proa_op *op, const struct handle *handle)
+{
+	return flight(op)->next == op && flight(op)->moved == 0 && op->flags_ == 0 &&
+	       (handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM) && op->length_ > 0;
+}
+int32_t attempt_lone_send(struct proa_port *port, const struct proa_op *op);
 /* POLLIN, POLLOUT ...: what the op waits for; and on which descriptor. */
 short attempt_events(const struct proa_op *op);
 int attempt_descriptor(const struct proa_op *op);
