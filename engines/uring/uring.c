@@ -12,6 +12,14 @@
 /* Completions taken in by one turn: what is over stays in the kernel's ring. */
 #define TURN_MOST 4096
 
+/* Does somebody wait for its request to end: whoever cancels it, or (without
+ * OPT_CANCEL) a send that it gathered, or a pause? It is not to be put off then,
+ * for the kernel has been asked already and is not asked again. */
+static bool is_to_end(const struct proa_op *op)
+{
+	return (op->options_ & (OPT_CANCEL | U_CANCELLED)) != 0;
+}
+
 /* ---- receives ------------------------------------------------------------------- */
 
 /* What an envelope tells when it comes back: the result, its message cut or not. */
@@ -193,7 +201,7 @@ static void op_completed(
 	}
 	/* A thread of the kernel's was interrupted, by a cancel or otherwise. */
 	if (UNLIKELY(result == -EINTR || result == -512 /* ERESTARTSYS */)) {
-		if ((op->options_ & OPT_CANCEL) == 0) {
+		if (!is_to_end(op)) {
 			op_start(port, op);
 			return;
 		}
@@ -204,7 +212,7 @@ static void op_completed(
 	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
 		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT ||
 			op->kind_ == PROA_OP_ACCEPT_MULTI)) {
-		if ((op->options_ & OPT_CANCEL) == 0) {
+		if (!is_to_end(op)) {
 			op->options_ |= U_DIRECT;
 			if (uring_poll(port, op) == STEP_FULL)
 				op_backlog(port, op);
@@ -230,11 +238,11 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 		result >= 0 && (result & (attempt_events(op) | POLLHUP | POLLERR | POLLNVAL)) == 0;
 	if (result >= 0)
 		result &= attempt_events(op) | POLLHUP | POLLERR | POLLNVAL;
-	if (unasked && (op->options_ & OPT_CANCEL) == 0) {
+	if (unasked && !is_to_end(op)) {
 		op_retry_later(port, op);
 		return;
 	}
-	if (unasked)
+	if (unasked || (op->options_ & (U_CANCELLED | OPT_CANCEL)) == U_CANCELLED)
 		result = -ECANCELED;
 	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI) {
 		/* Level-triggered: asked again, the kernel answers at once if it
@@ -243,7 +251,7 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 			result < 0 ? unix_error(-result) : attempt_poll_result((short)result), 0);
 		return;
 	}
-	if (result >= 0 && (op->options_ & OPT_CANCEL) == 0 && (op->options_ & U_DIRECT) == 0) {
+	if (result >= 0 && !is_to_end(op) && (op->options_ & U_DIRECT) == 0) {
 		op_start(port, op); /* a receive that polls by itself can't, here */
 		return;
 	}
@@ -253,7 +261,7 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 			op_to_worker(port, op);
 			return;
 		}
-		if (result == PROA_EAGAIN && (op->options_ & OPT_CANCEL)) {
+		if (result == PROA_EAGAIN && is_to_end(op)) {
 			result = PROA_ECANCELED;
 		} else if (result == PROA_EAGAIN) {
 			if (uring_poll(port, op) == STEP_FULL)
