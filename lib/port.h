@@ -257,6 +257,8 @@ void ready_free(struct ready *ready);
 
 /* port.c */
 int64_t clock_now(void);
+/* Waits for the system without handing anything over. */
+void port_wait_quietly(struct proa_port *port);
 /* A handle closes: takes back what completions not yet handed over carry. */
 void ready_purge(struct proa_port *port, proa_handle fd);
 /* Is there room for one more completion that is not final? */
@@ -357,6 +359,10 @@ static inline void port_complete(
 
 extern const uint8_t op_kinds[];
 
+static inline bool op_connects(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_CONNECT || op->kind_ == PROA_OP_DIAL;
+}
 static inline bool op_sends(const struct proa_op *op)
 {
 	return (op_kinds[op->kind_] & K_SEND) != 0;
@@ -367,6 +373,10 @@ static inline bool op_receives(const struct proa_op *op)
 }
 
 /* op.c */
+/* Tickets: the serial number, and where to look for the op. */
+#define TICKET_HANDLE_BITS 24
+#define TICKET_HANDLE_MASK ((UINT64_C(1) << TICKET_HANDLE_BITS) - 1)
+
 /* The list that an op in flight is on. */
 static inline struct proa_op **op_list_of(
 	struct proa_port *port, const struct proa_op *op, struct handle *handle)
@@ -384,42 +394,60 @@ static inline struct proa_op **op_list(struct proa_port *port, const struct proa
 {
 	return op_list_of(port, op, handle_find(port, op->handle_));
 }
-/* Starts a listed op: whoever serves its kind gets it. */
-void op_begin(struct proa_port *port, struct proa_op *op);
-/* The engine, a worker or a signal ended one attempt at `op`, or (PROA_MORE)
- * goes on with it. `flags` may carry a lent buffer. */
-void op_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
-/* Ends an op: off its list and timer, its completion queued, its chain and its
- * handle seen to. */
-void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
-void op_cancel(struct proa_port *port, struct proa_op *op);
-/* The next op of a chain whose last one has ended. */
-void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled);
-void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark);
-void op_timer(struct proa_port *port, struct proa_op *op, int64_t due);
-/* Sets the timer to what limits the op in time, counted from now. */
-int op_limit(struct proa_port *port, struct proa_op *op);
-/* Nothing will tell when it can go on: it is tried again after a while. */
-void op_retry_later(struct proa_port *port, struct proa_op *op);
-/* A paused op goes on. */
-void op_resume(struct proa_port *port, struct proa_op *op);
-void port_cancel_all(struct proa_port *port);
-/* Starts the ops whose chains have come to them. Called where nothing else is
- * in the middle of changing lists: at the end of API calls and turns. */
-void port_begin_next(struct proa_port *port);
-void op_backlog(struct proa_port *port, struct proa_op *op);
-void port_drain_backlog(struct proa_port *port);
-/* Waits for the system without handing anything over. */
-void port_wait_quietly(struct proa_port *port);
-void op_start(struct proa_port *port, struct proa_op *op);
-/* An attempt found that it needs a worker. */
-void op_to_worker(struct proa_port *port, struct proa_op *op);
-void accepts_resume(struct proa_port *port);
-
 static inline bool op_limited(const struct proa_op *op)
 {
 	return op->timeout_ != PROA_FOREVER || op->deadline_ != PROA_FOREVER;
 }
+/* Takes it off its list, if it is on one; walks along the list go on. */
+void op_unlist(struct proa_port *port, struct proa_op *op, struct proa_op **list);
+/* Starts a listed op: whoever serves its kind gets it. */
+void op_begin(struct proa_port *port, struct proa_op *op);
+/* Starts the ops whose chains have come to them. Called where nothing else is
+ * in the middle of changing lists: at the end of API calls and turns. */
+void port_begin_next(struct proa_port *port);
+/* Bytes that an op was asked to move. */
+uint64_t op_length(const struct proa_op *op);
+
+/* step.c */
+/* Attempts until the op has ended or is somebody else's. */
+void op_start(struct proa_port *port, struct proa_op *op);
+/* The engine, a worker or a signal ended one attempt at `op`, or (PROA_MORE)
+ * goes on with it. `flags` may carry a lent buffer. */
+void op_stepped(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
+/* An attempt found that it needs a worker. */
+void op_to_worker(struct proa_port *port, struct proa_op *op);
+/* Nothing will tell when it can go on: it is tried again after a while. */
+void op_retry_later(struct proa_port *port, struct proa_op *op);
+/* A paused op goes on. */
+void op_resume(struct proa_port *port, struct proa_op *op);
+/* Ends an op: off its list and timer, its completion queued, its chain and its
+ * handle seen to. */
+void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t flags);
+/* The next op of a chain whose last one has ended. */
+void chain_on(struct proa_port *port, struct proa_op *next, bool fulfilled);
+/* The engine is full: ops that wait for room in it. */
+void op_backlog(struct proa_port *port, struct proa_op *op);
+void backlog_remove(struct proa_port *port, struct proa_op *op);
+void port_drain_backlog(struct proa_port *port);
+/* A descriptor has become free: paused accepts look again in this turn. */
+void accepts_resume(struct proa_port *port);
+
+/* limit.c */
+int64_t later(int64_t now, int64_t ns); /* ... but never PROA_FOREVER */
+bool op_is_timer(const struct proa_op *op);
+void timer_begin(struct proa_port *port, struct proa_op *op);
+/* May it be paused for a while, so that argument_ says until when? */
+bool op_is_retried(const struct proa_op *op);
+/* Sets the timer to what limits the op in time, counted from now. */
+int op_limit(struct proa_port *port, struct proa_op *op);
+/* Its place in the heap has come up. */
+void op_timer(struct proa_port *port, struct proa_op *op, int64_t due);
+
+/* cancel.c */
+void op_cancel(struct proa_port *port, struct proa_op *op);
+/* All ops of a list; `mark` goes on each. */
+void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark);
+void port_cancel_all(struct proa_port *port);
 
 /* lane.c */
 /* Starts the head of a lane, and those that follow while they end at once. */
@@ -429,8 +457,6 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 void lane_sent(struct proa_port *port, struct handle *handle, int32_t result);
 /* Ends `op` with `result` and, in a send lane, all behind it with ECANCELED. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result);
-/* Bytes that a send was asked to move. */
-uint64_t op_length(const struct proa_op *op);
 
 /* pool.c */
 #define LENT_ID(flags)    ((flags) >> 8)

@@ -82,6 +82,8 @@ static void tell_where(int number)
 {
 	void *frames[40];
 
+	if (number == SIGALRM)
+		tell_in_flight();
 	backtrace_symbols_fd(frames, backtrace(frames, 40), STDERR_FILENO);
 	signal(number, SIG_DFL);
 	raise(number);

@@ -214,6 +214,7 @@ bool datagrams_finish(void);
 void datagrams_close(void);
 void datagrams_check(void);
 void datagrams_tell(void);
+void tell_in_flight(void); /* what is, when it hangs */
 
 /* ---- file.c ---- */
 

@@ -61,7 +61,7 @@ void trace(const char *format, ...)
 		fprintf(stderr, "  %s\n", line);
 }
 
-static void tell_in_flight(void)
+void tell_in_flight(void)
 {
 	int64_t now = clock_ns();
 	struct task *task;
@@ -71,11 +71,13 @@ static void tell_in_flight(void)
 	{
 		if (++shown > 40)
 			break;
-		fprintf(stderr, "  in flight for %lld ms: #%llu %s on %lld, %zu bytes%s%s%s\n",
+		fprintf(stderr,
+			"  in flight for %lld ms: #%llu %s on %lld, %zu bytes, state %u %x%s%s%s\n",
 			(long long)((now - task->submitted) / PROA_MILLISECOND),
 			(unsigned long long)task->serial, task->what,
-			(long long)end_handle_of_task(task), task->length,
-			task->is_cancelled ? ", cancelled" : "", task->is_doomed ? ", doomed" : "",
+			(long long)end_handle_of_task(task), task->length, task->op->state_,
+			task->op->options_, task->is_cancelled ? ", cancelled" : "",
+			task->is_doomed ? ", doomed" : "",
 			task->is_linked && !task->before_ended ? ", linked" : "");
 	}
 }
