@@ -43,7 +43,7 @@ struct task {
 
 	/* Its chain. */
 	struct task *before, *then;
-	bool is_linked, before_ended, before_failed;
+	bool is_linked, before_ended, before_failed, before_revoked;
 	bool (*did_all)(const struct task *task, int32_t result);
 
 	/* Where it works. */

@@ -328,7 +328,7 @@ static bool may_report(const struct task *task, int32_t code)
 
 	if (code == PROA_ECANCELED)
 		return task->is_cancelled || task->is_doomed || task->before_failed ||
-		       world.is_shut || is_ended_by_close(task);
+		       task->before_revoked || world.is_shut || is_ended_by_close(task);
 	if (code == PROA_ETIMEDOUT)
 		return clock_ns() >= task->earliest;
 	if (code == PROA_EBADF)
@@ -382,7 +382,12 @@ static void judge_chain(struct task *task, const struct proa_completion *c)
 	if (task->then != NULL) {
 		task->then->before = NULL;
 		task->then->before_ended = true;
-		task->then->before_failed = task->before_failed || !has_done_all(task, c->result);
+		/* A close takes back a buffer or a socket that was not handed over
+		 * yet: what it says is cancelled then may have gone on before. */
+		task->then->before_revoked = c->result == PROA_ECANCELED && is_ended_by_close(task);
+		task->then->before_failed =
+			task->before_failed ||
+			(!task->then->before_revoked && !has_done_all(task, c->result));
 	}
 }
 
