@@ -589,11 +589,11 @@ static void end_in_order(void)
 	int n;
 
 	trace("an orderly end");
-	/* A send that is linked behind a receive may be what that receive waits
-	 * for: such a program has no orderly end of its own. */
+	/* A send or a close that is linked behind a receive may be what that
+	 * receive waits for: such a program has no orderly end of its own. */
 	FOR_TASKS(task)
 	if (task->is_linked && !task->before_ended)
-		cancel_task(task);
+		cancel_task(task->is_close && task->before != NULL ? task->before : task);
 	do {
 		various_finish();
 		lend_give_back_all();
