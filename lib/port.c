@@ -339,10 +339,18 @@ static bool port_drained(struct proa_port *port)
 	return port->in_flight == 0 && atomic_load(&port->posts_pending) == 0;
 }
 
+/* When there is something to do, whatever the system reports. */
+static int64_t port_due(const struct proa_port *port)
+{
+	int64_t first = timer_next(&port->timers);
+
+	return first < port->turn_due ? first : port->turn_due;
+}
+
 /* How long the engine may wait: until `until`, or the first timer. */
 static int64_t port_patience(struct proa_port *port, int64_t until)
 {
-	int64_t first = timer_next(&port->timers);
+	int64_t first = port_due(port);
 
 	if (!ready_empty(&port->ready) || until == 0 || port->backlog != NULL ||
 		(port->shut && port_drained(port)))
@@ -401,7 +409,7 @@ static void port_settle(struct proa_port *port)
 	/* Before the look: who comes later writes again. */
 	port_wake_drain(port);
 	port->engine->turn(port, 0);
-	first = timer_next(&port->timers);
+	first = port_due(port);
 	unix_outer_arm(port, first);
 	port->kicked = false;
 	atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
@@ -552,6 +560,18 @@ static int read_options(
 
 #define ENTRIES_MOST 32768u
 
+static void port_prepare(struct proa_port *port, const struct proa_port_options *options)
+{
+	memset(port, 0, sizeof *port);
+	port->fork_generation = process_generation;
+	port->max_inflight = options->max_inflight;
+	port->worker_limit = options->workers == 0 ? 4 : options->workers;
+	port->outer = port->outer_timer = -1;
+	port->beginning_end = &port->beginning;
+	port->now = clock_now();
+	port->turn_due = PROA_FOREVER;
+}
+
 int proa_port_open_sized(const struct proa_port_options *given, size_t size, struct proa_port **out)
 {
 	struct proa_port_options options;
@@ -577,17 +597,12 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 			"shared ports are not available in this version");
 		return options.mode == PROA_SHARED ? PROA_ENOSYS : PROA_EINVAL;
 	}
-	port = calloc(1, sizeof *port);
+	port = malloc(sizeof *port);
 	if (port == NULL) {
 		snprintf(open_why, sizeof open_why, "no memory for a port");
 		return PROA_ENOMEM;
 	}
-	port->fork_generation = process_generation;
-	port->max_inflight = options.max_inflight;
-	port->worker_limit = options.workers == 0 ? 4 : options.workers;
-	port->outer = port->outer_timer = -1;
-	port->beginning_end = &port->beginning;
-	port->now = clock_now();
+	port_prepare(port, &options);
 	error = unix_wake_open(&port->wake_handle, &port->wake_write);
 	if (error < 0) {
 		snprintf(open_why, sizeof open_why, "no descriptor to wake up by: %s",
@@ -789,13 +804,7 @@ int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
 	options.max_inflight = port->max_inflight;
 	options.workers = port->worker_limit;
 	memcpy(why, port->why, sizeof why);
-	memset(port, 0, sizeof *port);
-	port->fork_generation = process_generation;
-	port->max_inflight = options.max_inflight;
-	port->worker_limit = options.workers;
-	port->outer = port->outer_timer = -1;
-	port->beginning_end = &port->beginning;
-	port->now = clock_now();
+	port_prepare(port, &options);
 	port->owner = thread_self();
 	error = unix_wake_open(&port->wake_handle, &port->wake_write);
 	if (error < 0)

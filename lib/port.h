@@ -188,6 +188,7 @@ struct proa_port {
 	uint64_t serial; /* of the last submission */
 	size_t in_flight, background;
 	int64_t now;
+	int64_t turn_due; /* the engine wants a turn then, or PROA_FOREVER */
 	struct handle_table handles;
 	struct ready ready;
 	struct timers timers;

@@ -515,21 +515,25 @@ int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 	return start_socket(port, op, handle, flags);
 }
 
-void uring_cancel(struct proa_port *port, struct proa_op *op)
+void uring_send_cancel(struct proa_port *port, struct proa_op *op)
 {
 	struct uring *uring = uring_of(port);
-	struct io_uring_sqe *sqe;
+	struct io_uring_sqe *sqe = ring_request(port, uring);
 
-	if (op->options_ & U_CANCELLED)
-		return;
-	sqe = ring_request(port, uring);
 	if (sqe == NULL) {
 		uring->recancel = true;
 		return;
 	}
-	op->options_ |= U_CANCELLED;
 	sqe->opcode = IORING_OP_ASYNC_CANCEL;
 	sqe->fd = -1;
 	sqe->addr = tagged(op, (op->options_ & U_POLLING) ? TAG_POLL : TAG_OP);
-	sqe->user_data = TAG_OTHER;
+	sqe->user_data = TAG_CANCEL;
+}
+
+void uring_cancel(struct proa_port *port, struct proa_op *op)
+{
+	if (op->options_ & U_CANCELLED)
+		return;
+	op->options_ |= U_CANCELLED;
+	uring_send_cancel(port, op);
 }

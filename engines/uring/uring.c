@@ -12,6 +12,9 @@
 /* Completions taken in by one turn: what is over stays in the kernel's ring. */
 #define TURN_MOST 4096
 
+#define UNHEARD_FIRST PROA_MILLISECOND
+#define UNHEARD_MOST  PROA_SECOND
+
 /* Does somebody wait for its request to end: whoever cancels it, or (without
  * OPT_CANCEL) a send that it gathered, or a pause? It is not to be put off then,
  * for the kernel has been asked already and is not asked again. */
@@ -292,6 +295,59 @@ static void woken(struct proa_port *port, unsigned cqe_flags)
 	sqe->user_data = TAG_WAKE;
 }
 
+/* ---- cancels once more --------------------------------------------------------- */
+
+static bool cancel_again(struct proa_port *port, struct proa_op *list)
+{
+	struct proa_op *op = list;
+	bool any = false;
+
+	if (op == NULL)
+		return false;
+	do {
+		if (op->state_ == OP_ACTIVE && (op->options_ & U_CANCELLED)) {
+			uring_send_cancel(port, op);
+			any = true;
+		}
+		op = flight(op)->next;
+	} while (op != list);
+	return any;
+}
+
+/* Sends all cancels once more. */
+static bool recancel(struct proa_port *port)
+{
+	struct handle *handle;
+	bool any = false;
+	int fd;
+
+	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+		handle = handle_find(port, fd);
+		if ((handle->state & HANDLE_PRIVATE) == 0)
+			any |= cancel_again(port, handle->sends);
+		any |= cancel_again(port, handle->recvs);
+		any |= cancel_again(port, handle->others);
+	}
+	for (int i = 0; i < LOOSE_LISTS; i++)
+		any |= cancel_again(port, port->loose[i]);
+	return any;
+}
+
+/* The kernel has told one of its threads, which a request is with, to stop. Such
+ * a thread may overhear it, if it is just about to begin; on Linux 6.18 a send
+ * that then blocked stayed for ever. So it is told again, ever less often. */
+static void unheard(struct proa_port *port, struct uring *uring)
+{
+	if (port->turn_due != PROA_FOREVER)
+		return;
+	uring->unheard = uring->unheard == 0                 ? UNHEARD_FIRST
+			 : uring->unheard * 2 > UNHEARD_MOST ? UNHEARD_MOST
+							     : uring->unheard * 2;
+	port->turn_due = later(clock_now(), uring->unheard);
+}
+
+/* ---- all completions ------------------------------------------------------------ */
+
 static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
 {
 	struct proa_op *op = (struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
@@ -307,6 +363,8 @@ static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
 		woken(port, cqe->flags);
 		break;
 	default:
+		if (UNLIKELY(cqe->res == -EALREADY))
+			unheard(port, uring_of(port));
 		break;
 	}
 }
@@ -334,38 +392,6 @@ static bool cq_empty(const struct uring *uring)
 	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
 }
 
-static void cancel_again(struct proa_port *port, struct proa_op *list)
-{
-	struct proa_op *op = list;
-
-	if (op == NULL)
-		return;
-	do {
-		if (op->state_ == OP_ACTIVE && (op->options_ & (OPT_CANCEL | OPT_SHARE)) &&
-			op->kind_ != PROA_OP_CLOSE && (op->options_ & OPT_GATHERED) == 0)
-			uring_cancel(port, op);
-		op = flight(op)->next;
-	} while (op != list);
-}
-
-/* Cancels that found the submission queue full. */
-static void recancel(struct proa_port *port, struct uring *uring)
-{
-	struct handle *handle;
-	int fd;
-
-	uring->recancel = false;
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
-		handle = handle_find(port, fd);
-		if ((handle->state & HANDLE_PRIVATE) == 0)
-			cancel_again(port, handle->sends);
-		cancel_again(port, handle->recvs);
-		cancel_again(port, handle->others);
-	}
-	for (int i = 0; i < LOOSE_LISTS; i++)
-		cancel_again(port, port->loose[i]);
-}
-
 /* The port is closed by another thread than its own, which has ended: the kernel
  * has cancelled what that one had submitted, and takes nothing from this one. */
 static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t timeout)
@@ -378,7 +404,7 @@ static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t
 		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data,
 			.res = -ECANCELED };
 
-		sq->sqes[head & sq->ring_mask].user_data = TAG_OTHER;
+		sq->sqes[head & sq->ring_mask].user_data = TAG_CANCEL;
 		if ((cqe.user_data & TAG_MASK) != TAG_WAKE)
 			completed(port, &cqe);
 	}
@@ -406,8 +432,15 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 			uring->owner = thread_self();
 		}
 	}
-	if (UNLIKELY(uring->recancel))
-		recancel(port, uring);
+	if (UNLIKELY(uring->recancel)) {
+		uring->recancel = false;
+		recancel(port);
+	}
+	if (UNLIKELY(port->turn_due != PROA_FOREVER) && port->turn_due <= clock_now()) {
+		port->turn_due = PROA_FOREVER;
+		if (!recancel(port))
+			uring->unheard = 0;
+	}
 	if (timeout > 0 && !cq_empty(uring))
 		timeout = 0;
 	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);

@@ -9,17 +9,17 @@
 #include "engines/uring/kernel.h"
 
 /* Tags of user_data. */
-#define TAG_OP    0u /* the op itself */
-#define TAG_POLL  1u /* its descriptor is ready: try it */
-#define TAG_OTHER 2u /* a cancel, whose own result tells nothing */
-#define TAG_WAKE  3u /* the port's wake-up descriptor */
-#define TAG_MASK  7u
+#define TAG_OP     0u /* the op itself */
+#define TAG_POLL   1u /* its descriptor is ready: try it */
+#define TAG_CANCEL 2u /* a cancel: which op's is of no interest */
+#define TAG_WAKE   3u /* the port's wake-up descriptor */
+#define TAG_MASK   7u
 
 /* The engine's bits of op->options_. 0x0800 is attempt.c's. */
 #define U_POLLING   0x1000u /* the request is a poll */
 #define U_FIRST     0x2000u /* armed to poll before it takes a buffer */
 #define U_DIRECT    0x4000u /* goes by readiness: polls and tries */
-#define U_CANCELLED 0x8000u /* the kernel has been asked to cancel it */
+#define U_CANCELLED 0x8000u /* the kernel has been, or has yet to be, asked to cancel it */
 
 /* What the kernel can do, and PROA_URING_OFF has not turned off. */
 #define CAN_DEFER      0x01u /* SINGLE_ISSUER, DEFER_TASKRUN */
@@ -65,6 +65,7 @@ struct uring {
 	unsigned can;
 	unsigned tail; /* of the submission queue, ours */
 	bool recancel; /* a cancel found no room */
+	int64_t unheard; /* ... or no ear: how long until they are sent again */
 	int event; /* an eventfd that the kernel writes to, for other loops; -1: none */
 	unsigned scratch_count; /* used since the last submission */
 	struct scratch scratch[SCRATCHES];
@@ -102,6 +103,7 @@ struct io_uring_sqe *ring_request_with(
 
 /* start.c */
 int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags);
+void uring_send_cancel(struct proa_port *port, struct proa_op *op);
 void uring_cancel(struct proa_port *port, struct proa_op *op);
 /* Polls the op's descriptor; then it is tried. STEP_STARTED or STEP_FULL. */
 int32_t uring_poll(struct proa_port *port, struct proa_op *op);
