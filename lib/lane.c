@@ -195,6 +195,7 @@ static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t 
 		flight(op)->moved += left;
 		bytes -= left;
 		left = flight(op)->moved;
+		op->options_ &= (uint16_t)~OPT_GATHERED; /* the same bit as OPT_TORE */
 		op_end(port, op, left > INT32_MAX ? INT32_MAX : (int32_t)left, 0);
 	} while (handle->sends != NULL && (handle->sends->options_ & OPT_GATHERED));
 }

@@ -930,6 +930,73 @@ TEST(9, "torn streams", torn_again_before_told)
 	free(got);
 }
 
+static struct record *tear_next, *send_next;
+
+static void tear_the_next(struct record *record, const struct proa_completion *completion)
+{
+	(void)record;
+	(void)completion;
+	proa_cancel(&tear_next->op);
+}
+
+static void send_another(struct record *record, const struct proa_completion *completion)
+{
+	(void)completion;
+	proa_prep_send(&send_next->op, record->op.handle_, record->data, 100, 0);
+	record_submit(send_next);
+}
+
+/* Several sends end by one call of the system's; what is torn behind them, while
+ * they are handed over, is torn all the same. */
+TEST(9, "torn streams", torn_behind_sends_that_ended_together)
+{
+	const size_t length = 4 * MIB;
+	unsigned char *bytes = pattern(length), *got = malloc(length);
+	struct proa_port *port = test_port();
+
+	FOR_STREAMS(maker)
+	{
+		struct ends ends = maker->make(true);
+		struct record *sends = make_records(port, 5);
+		size_t at = 0, first = 200 * KIB;
+
+		printf("%s\n", maker->name);
+		shrink_buffers(&ends);
+		send_at(&sends[0], &ends, bytes, first);
+		run_quiet(port);
+		send_at(&sends[1], &ends, bytes + first, 10);
+		send_at(&sends[2], &ends, bytes + first + 10, 10);
+		send_at(&sends[3], &ends, bytes + first + 20, length - first - 20);
+		tear_next = &sends[3];
+		sends[1].then = tear_the_next;
+		send_next = &sends[4];
+		sends[2].then = send_another;
+		sends[2].data = bytes;
+		while (!all_final(sends, 5)) {
+			size_t most = sends[2].finals == 0 ? first + 20 - at : length - at;
+			ssize_t n = peer_drain(ends.peer, got + at, most);
+
+			CHECK(n >= 0);
+			at += (size_t)n;
+			CHECK(proa_run_once(port, PROA_MILLISECOND) >= 0);
+		}
+		for (int i = 0; i < 3; i++)
+			CHECK(sends[i].last > 0);
+		CHECK_INT(sends[3].last, PROA_ECANCELED);
+		if (sends[3].order < sends[2].order) {
+			CHECK_INT(sends[4].last, 100);
+		} else {
+			CHECK_INT(sends[4].last, PROA_ECANCELED);
+			CHECK_INT(proa_op_count(&sends[4].op), 0);
+		}
+		close_ends(port, &ends);
+		free(sends);
+	}
+	test_close(port);
+	free(bytes);
+	free(got);
+}
+
 enum tear { TEAR_CANCEL, TEAR_TICKET, TEAR_HANDLE, TEAR_TIMEOUT, TEAR_DEADLINE, TEARS };
 
 static void tear(struct record *record, uint64_t ticket, const struct ends *ends, enum tear how)

@@ -391,8 +391,7 @@ void chain_step(void)
 		chain.count += file_chain(chain.tasks + chain.count);
 	} else if (what < 95) {
 		chain_streams(&chain);
-	} else if (streams_alive() > 4) {
-		end = end_any();
+	} else if (streams_alive() > 4 && (end = end_any()) != NULL) {
 		chain_wait(&chain);
 		chain_add(&chain, close_task(end, 0));
 		end->may_close = true;
