@@ -12,7 +12,7 @@
 /* Completions taken in by one turn: what is over stays in the kernel's ring. */
 #define TURN_MOST 4096
 
-#define UNHEARD_FIRST PROA_MILLISECOND
+#define UNHEARD_FIRST (10 * PROA_MILLISECOND)
 #define UNHEARD_MOST  PROA_SECOND
 
 /* Does somebody wait for its request to end: whoever cancels it, or (without
@@ -333,9 +333,12 @@ static bool recancel(struct proa_port *port)
 	return any;
 }
 
-/* The kernel has told one of its threads, which a request is with, to stop. Such
- * a thread may overhear it, if it is just about to begin; on Linux 6.18 a send
- * that then blocked stayed for ever. So it is told again, ever less often. */
+/* A request may be with one of the kernel's threads (io-wq), which is told to
+ * stop and may overhear it if it is just about to begin; on Linux 6.18 a send
+ * that then blocks stays for ever. The cancel gives EALREADY in that case, or
+ * ENOENT, for other places are searched after that one; and ENOENT, too, when the
+ * request's own completion is on its way. So it is told again, ever less often,
+ * until none is left to be told. */
 static void unheard(struct proa_port *port, struct uring *uring)
 {
 	if (port->turn_due != PROA_FOREVER)
@@ -363,7 +366,7 @@ static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
 		woken(port, cqe->flags);
 		break;
 	default:
-		if (UNLIKELY(cqe->res == -EALREADY))
+		if (UNLIKELY(cqe->res == -EALREADY || cqe->res == -ENOENT))
 			unheard(port, uring_of(port));
 		break;
 	}
