@@ -213,6 +213,7 @@ void datagram_step(void);
 bool datagrams_finish(void);
 void datagrams_close(void);
 void datagrams_check(void);
+void streams_tell(void); /* how far each end is */
 void datagrams_tell(void);
 void tell_in_flight(void); /* what is, when it hangs */
 

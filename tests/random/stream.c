@@ -772,6 +772,28 @@ bool streams_finish(void)
 	return goes_on;
 }
 
+void streams_tell(void)
+{
+	for (unsigned i = 0; i < end_count; i++) {
+		const struct end *end = &ends[i];
+
+		if (end->is_closed)
+			continue;
+		fprintf(stderr, "  end %lld, other end %lld%s:%s%s%s", (long long)end->handle,
+			(long long)end->peer->handle, end->peer->is_closed ? " (closed)" : "",
+			end->is_closing ? " closing," : "", end->may_close ? " may close," : "",
+			end->in != NULL && end->in->has_ended ? " has read all," : "");
+		if (end->out != NULL)
+			fprintf(stderr, " %llu sent, %llu read%s%s%s",
+				(unsigned long long)end->out->next,
+				(unsigned long long)end->out->read,
+				end->out->shut_asked ? ", shut asked" : "",
+				end->out->is_shut ? ", shut" : "",
+				end->out->owner != NULL ? ", owned" : "");
+		fprintf(stderr, "\n");
+	}
+}
+
 void streams_close(void)
 {
 	for (unsigned i = 0; i < end_count; i++)

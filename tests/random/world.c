@@ -114,6 +114,7 @@ static void check_time(void)
 		return;
 	tell_steps();
 	tell_in_flight();
+	streams_tell();
 	datagrams_tell();
 	broken("does not come to an end");
 }
