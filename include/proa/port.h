@@ -153,11 +153,18 @@ struct proa_port_stats {
 PROA_API void proa_port_stats_sized(
 	const struct proa_port *port, struct proa_port_stats *out, size_t size);
 
+#if defined(__GNUC__) && defined(__cplusplus)
+#	pragma GCC diagnostic push /* a function and a struct of one name are well-formed */
+#	pragma GCC diagnostic ignored "-Wshadow"
+#endif
 /* Fills *out. From the port's threads. */
 static inline void proa_port_stats(const struct proa_port *port, struct proa_port_stats *out)
 {
 	proa_port_stats_sized(port, out, sizeof(struct proa_port_stats));
 }
+#if defined(__GNUC__) && defined(__cplusplus)
+#	pragma GCC diagnostic pop
+#endif
 
 /* Shared ports: this thread is about to block; another is let in for it meanwhile.
  * On a local port nothing happens. */

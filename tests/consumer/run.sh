@@ -57,7 +57,7 @@ c_static() {
 
 cxx_shared() {
 	# shellcheck disable=SC2046,SC2086
-	${CXX:-c++} -std=c++11 -Wall -Wextra -Wpedantic -Werror -o "$scratch/cxx" "$here/consumer.cpp" $(flags) &&
+	${CXX:-c++} -std=c++11 $warnings -Wpedantic -o "$scratch/cxx" "$here/consumer.cpp" $(flags) &&
 		LD_LIBRARY_PATH=$scratch/prefix/lib "$scratch/cxx" | grep '^delivered in C++'
 }
 
