@@ -19,13 +19,12 @@ static const struct {
 } switches[] = {
 	{ "all", CAN_ALL },
 	{ "defer", CAN_DEFER },
-	{ "ext_arg", CAN_EXT_ARG },
+	{ "ext_arg", CAN_EXT_ARG | CAN_DEFER }, /* no kernel has but the second */
 	{ "buffers", CAN_BUFFERS },
 	{ "multishot", CAN_MULTI },
 	{ "files", CAN_FILES },
 	{ "register", CAN_REGISTER },
 	{ "poll_multishot", CAN_POLL_MULTI },
-	{ "poll_first", CAN_FIRST },
 };
 
 /* PROA_URING_OFF, a comma list: for tests of what happens where the kernel

@@ -190,8 +190,6 @@ int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first)
 	/* On an empty ring the kernel would give up at once, data or not. */
 	if (ring->provided == 0)
 		first = true;
-	if ((uring->can & CAN_FIRST) == 0 && first)
-		return uring_poll(port, op);
 	if (first)
 		op->options_ |= U_FIRST;
 	if (handle->type == HANDLE_DATAGRAM)

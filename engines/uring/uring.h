@@ -24,13 +24,12 @@
 /* What the kernel can do, and PROA_URING_OFF has not turned off. */
 #define CAN_DEFER      0x01u /* SINGLE_ISSUER, DEFER_TASKRUN */
 #define CAN_EXT_ARG    0x02u /* a wait takes its time-out along */
-#define CAN_BUFFERS    0x04u /* rings of provided buffers */
+#define CAN_BUFFERS    0x04u /* rings of provided buffers, and POLL_FIRST, which came with them */
 #define CAN_MULTI      0x08u /* multishot accept and receive */
 #define CAN_FILES      0x10u /* files by requests, not by workers */
 #define CAN_REGISTER   0x20u /* a registered ring descriptor */
 #define CAN_POLL_MULTI 0x40u /* multishot poll */
-#define CAN_FIRST      0x80u /* IORING_RECVSEND_POLL_FIRST */
-#define CAN_ALL        0xffu
+#define CAN_ALL        0x7fu
 
 /* For a message's header until the kernel has read the request: it copies what
  * it needs when it takes the request in (IORING_FEAT_SUBMIT_STABLE). */

@@ -140,7 +140,7 @@ const char *test_profile(void)
 
 const char *test_engine(void)
 {
-	return strcmp(current_profile, "io_uring-basic") == 0 ? "io_uring" : current_profile;
+	return strncmp(current_profile, "io_uring", 8) == 0 ? "io_uring" : current_profile;
 }
 
 int test_factor(void)
@@ -721,6 +721,8 @@ static void choose_engine(const struct profile *profile)
 	setenv("PROA_ENGINE", test_engine(), 1);
 	if (strcmp(profile->name, "io_uring-basic") == 0)
 		setenv("PROA_URING_OFF", "all", 1);
+	else if (strncmp(profile->name, "io_uring-no-", 12) == 0) /* one feature off */
+		setenv("PROA_URING_OFF", profile->name + 12, 1);
 	else
 		unsetenv("PROA_URING_OFF");
 }

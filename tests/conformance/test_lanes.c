@@ -1396,7 +1396,8 @@ TEST(10, "both directions", stuck_send_holds_up_no_receive)
 		proa_prep_poll(&ops[3].op, ends.ours, PROA_WRITABLE);
 		record_submit(&ops[3]);
 		run_quiet(port);
-		CHECK(ops[0].finals + ops[1].finals + ops[2].finals + ops[3].finals == 0);
+		/* The poll may see room that the send takes a moment later. */
+		CHECK(ops[0].finals + ops[1].finals + ops[2].finals == 0);
 		/* A waiting receive, two polls: the send goes on when it can. */
 		for (size_t at = 0; at < length;) {
 			ssize_t n = peer_drain(ends.peer, got + at, length - at);
