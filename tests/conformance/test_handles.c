@@ -595,7 +595,7 @@ static void end_flush(const struct stream_maker *maker, int way, const unsigned 
 	struct proa_port *port = test_port();
 	struct ends ends = maker->make(true);
 	struct record sends[2], closing;
-	int64_t since = test_clock();
+	int64_t since = test_clock(), limit = 80 * PROA_MILLISECOND * test_factor();
 
 	for (int i = 0; i < 2; i++) {
 		record_init(&sends[i], port);
@@ -605,9 +605,9 @@ static void end_flush(const struct stream_maker *maker, int way, const unsigned 
 	record_init(&closing, port);
 	proa_prep_close(&closing.op, ends.ours, PROA_FLUSH);
 	if (way == FLUSH_TIMEOUT)
-		proa_op_timeout(&closing.op, 80 * PROA_MILLISECOND);
+		proa_op_timeout(&closing.op, limit);
 	if (way == FLUSH_DEADLINE)
-		proa_op_deadline(&closing.op, since + 80 * PROA_MILLISECOND);
+		proa_op_deadline(&closing.op, since + limit);
 	record_submit(&closing);
 	run_for(port, 40 * PROA_MILLISECOND);
 	CHECK_INT(closing.finals, 0);
@@ -623,7 +623,7 @@ static void end_flush(const struct stream_maker *maker, int way, const unsigned 
 	RUN_UNTIL(port, closing.finals == 1);
 	/* The flush failed, the close did not. */
 	CHECK(closing.last == 0 || (closing.last == PROA_ETIMEDOUT && way <= FLUSH_DEADLINE));
-	CHECK(way > FLUSH_DEADLINE || test_clock() - since >= 80 * PROA_MILLISECOND);
+	CHECK(way > FLUSH_DEADLINE || test_clock() - since >= limit);
 	CHECK(test_clock() - since < 2 * PROA_SECOND * test_factor());
 	CHECK(sends[0].last < 0);
 	CHECK(sends[0].order < sends[1].order && sends[1].order < closing.order);

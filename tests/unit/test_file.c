@@ -300,7 +300,7 @@ static void whole_in_spite_of_signals(void **state)
 {
 	const struct timespec pause = { 0, 20 * 1000 * 1000 };
 	const struct itimerval often = { { 0, 3000 }, { 0, 3000 } }, never = { { 0, 0 }, { 0, 0 } };
-	struct sigaction action = { .sa_handler = on_tick }, before;
+	struct sigaction action = { .sa_handler = on_tick };
 	char room[16];
 	int ends[2];
 	pid_t child;
@@ -317,14 +317,15 @@ static void whole_in_spite_of_signals(void **state)
 		_exit(0);
 	}
 	close(ends[1]);
-	sigaction(SIGALRM, &action, &before);
+	sigaction(SIGALRM, &action, NULL);
 	setitimer(ITIMER_REAL, &often, NULL);
 	proa_prep_recv(&op, ends[0], room, 10, PROA_ALL);
 	assert_int_equal(run(), 10);
 	proa_prep_recv(&op, ends[0], room, 10, PROA_ALL);
 	assert_int_equal(run(), 2);
 	setitimer(ITIMER_REAL, &never, NULL);
-	sigaction(SIGALRM, &before, NULL);
+	/* A last one may still be on its way (valgrind hands them over late). */
+	signal(SIGALRM, SIG_IGN);
 	assert_true(ticks > 0);
 	close(ends[0]);
 	while (waitpid(child, NULL, 0) < 0)
