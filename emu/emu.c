@@ -14,6 +14,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef PROA_HAVE_KQUEUE
+#	include <sys/types.h>
+/* after it, on some systems */
+#	include <sys/event.h>
+#endif
 
 /* Bits of handle->engine. */
 #define EMU_IN        0x01u /* registered */
@@ -30,7 +35,7 @@
 #define RUN       16
 #define RUN_BYTES (16u * 1024)
 
-#define IN_EVENTS  (POLLIN | POLLPRI | POLLRDHUP)
+#define IN_EVENTS  (POLLIN | POLLPRI | UNIX_POLLRDHUP)
 #define OUT_EVENTS (POLLOUT)
 
 struct hot {
@@ -75,7 +80,10 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 	if (after == handle->engine && !check)
 		return 0;
 	handle->engine = after;
-	port->stats.system_calls++;
+	if (world->reactor->blind)
+		handle->engine |= EMU_UNTRUSTED;
+	if (world->reactor->flush == NULL)
+		port->stats.system_calls++;
 	error = world->reactor->set(
 		world->backend, fd, handle->generation, before, registered(handle), check);
 	if (error < 0)
@@ -180,7 +188,7 @@ static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *f
 	/* Most of all that starts: see proa_submit(). */
 	if (LIKELY(op->kind_ == PROA_OP_SEND && (handle->engine & EMU_NO_OUT) == 0 &&
 		    attempt_is_lone_send(op, handle))) {
-		result = attempt_lone_send(port, op);
+		result = attempt_lone_send(port, op, handle);
 		if (LIKELY(result != PROA_EAGAIN))
 			return result;
 		handle->engine |= EMU_NO_OUT;
@@ -389,21 +397,71 @@ static void serve(struct proa_port *port, int fd, struct handle *handle, bool ag
 		narrow(port, fd, handle);
 }
 
+/* Ends those of a list that wait in the direction of `bits`. */
+static void refuse_list(
+	struct proa_port *port, int fd, struct proa_op **list, uint8_t bits, int32_t error)
+{
+	struct cursor at = { .next = *list, .outer = port->cursors };
+	struct proa_op *op;
+	bool last;
+
+	if (at.next == NULL)
+		return;
+	at.last = flight(at.next)->prev;
+	port->cursors = &at;
+	while ((op = at.next) != NULL) {
+		last = op == at.last;
+		at.next = last ? NULL : flight(op)->next;
+		if (waits(op, bits) && attempt_descriptor(op) == fd)
+			op_stepped(port, op, error, 0);
+		if (last)
+			break;
+	}
+	port->cursors = at.outer;
+}
+
+/* The backend does not take `fd`: who waits for it would wait in vain. */
+static void refused(struct proa_port *port, const struct reactor_event *event)
+{
+	struct handle *handle = handle_find(port, event->fd);
+	uint8_t bits = direction(event->events);
+	int32_t error = -(int32_t)event->refused;
+
+	handle->engine &= (uint8_t)~bits;
+	if (handle->state & HANDLE_PRIVATE) {
+		if (waits(handle->sends, bits))
+			op_stepped(port, handle->sends, error, 0);
+		return;
+	}
+	if (waits(handle->recvs, EMU_IN & bits))
+		op_stepped(port, handle->recvs, error, 0);
+	if (waits(handle->sends, EMU_OUT & bits))
+		op_stepped(port, handle->sends, error, 0);
+	refuse_list(port, event->fd, &handle->others, bits, error);
+}
+
 static void reported(struct proa_port *port, const struct reactor_event *event)
 {
 	struct handle *handle = handle_find(port, event->fd);
 
 	if (event->fd == port->wake_handle) {
+		if (UNLIKELY(event->refused != 0)) /* want of memory: asked again */
+			world_of(port)->reactor->set(
+				world_of(port)->backend, event->fd, 0, 0, POLLIN, false);
 		port_wake_drain(port);
 		return;
 	}
 	if (handle == NULL || handle->generation != event->generation)
 		return;
-	if (event->events & (POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
+	if (UNLIKELY(event->refused != 0)) {
+		refused(port, event);
+		return;
+	}
+	if (event->events & (POLLIN | POLLPRI | UNIX_POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
 		handle->engine &= (uint8_t)~EMU_NO_IN;
 	if (event->events & (POLLOUT | POLLHUP | POLLERR | POLLNVAL))
 		handle->engine &= (uint8_t)~EMU_NO_OUT;
-	if (event->events & (POLLPRI | POLLRDHUP | POLLHUP | POLLERR))
+	if (event->events & (POLLPRI | UNIX_POLLRDHUP | POLLHUP | POLLERR))
 		handle->engine |= EMU_UNTRUSTED;
 	serve(port, event->fd, handle, false);
 }
@@ -461,6 +519,10 @@ static void emu_turn(struct proa_port *port, int64_t timeout)
 		while (world->next < until && world->received < RUN_BYTES)
 			reported(port, &world->events[world->next++]);
 	} while (world->next < world->count && ready_empty(&port->ready));
+	/* In another loop's hands: its next look does not come through here. */
+	if (UNLIKELY(port->external) && world->reactor->flush != NULL &&
+		world->reactor->flush(world->backend))
+		port_kick(port);
 }
 
 static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
@@ -472,7 +534,10 @@ static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *ha
 	bool certain = world->reactor->edge && (handle->state & HANDLE_OURS) &&
 		       (handle->state & HANDLE_CLOSING);
 
-	if (!certain && (handle->engine & (EMU_IN | EMU_OUT))) {
+	if (world->reactor->closing != NULL &&
+		(handle->state & (HANDLE_CLOSING | HANDLE_PRIVATE))) {
+		world->reactor->closing(world->backend, fd);
+	} else if (!certain && (handle->engine & (EMU_IN | EMU_OUT))) {
 		port->stats.system_calls++;
 		world->reactor->set(
 			world->backend, fd, handle->generation, registered(handle), 0, true);
@@ -497,6 +562,30 @@ static void emu_close(struct proa_port *port)
 	port->world = NULL;
 }
 
+static void emu_abandon(struct proa_port *port)
+{
+	struct world *world = world_of(port);
+
+	if (world->reactor->abandon != NULL)
+		world->reactor->abandon(world->backend);
+	else
+		world->reactor->close(world->backend);
+	free(world->hot);
+	free(world);
+	port->world = NULL;
+}
+
+#if defined PROA_HAVE_KQUEUE && defined EVFILT_USER
+static void emu_wake(struct proa_port *port)
+{
+	struct world *world = world_of(port);
+
+	world->reactor->wake(world->backend);
+}
+#else
+#	define emu_wake NULL
+#endif
+
 static int emu_open(struct proa_port *port, const struct reactor *reactor, char *why, size_t size)
 {
 	struct world *world = calloc(1, sizeof *world);
@@ -512,7 +601,8 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 		free(world);
 		return error;
 	}
-	error = reactor->set(world->backend, port->wake_handle, 0, 0, POLLIN, false);
+	if (reactor->wake == NULL)
+		error = reactor->set(world->backend, port->wake_handle, 0, 0, POLLIN, false);
 	if (error < 0) {
 		snprintf(why, size, "its wake-up descriptor was refused: %s",
 			proa_error_text(error));
@@ -525,7 +615,7 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 	return 0;
 }
 
-#define EMULATED(backend)                                                        \
+#define EMULATED(backend, wake_)                                                 \
 	static int backend##_engine_open(struct proa_port *port,                 \
 		const struct proa_port_options *options, char *why, size_t size) \
 	{                                                                        \
@@ -536,16 +626,20 @@ static int emu_open(struct proa_port *port, const struct reactor *reactor, char 
 		.name = #backend,                                                \
 		.open = backend##_engine_open,                                   \
 		.close = emu_close,                                              \
-		.abandon = emu_close,                                            \
+		.abandon = emu_abandon,                                          \
 		.start = emu_start,                                              \
 		.cancel = emu_cancel,                                            \
 		.forget = emu_forget,                                            \
 		.turn = emu_turn,                                                \
+		.wake = wake_,                                                   \
 		.descriptor = emu_descriptor,                                    \
 	}
 
 #ifdef PROA_HAVE_EPOLL
-EMULATED(epoll);
+EMULATED(epoll, NULL);
 #endif
-EMULATED(poll);
-EMULATED(select);
+#ifdef PROA_HAVE_KQUEUE
+EMULATED(kqueue, emu_wake);
+#endif
+EMULATED(poll, NULL);
+EMULATED(select, NULL);

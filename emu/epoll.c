@@ -94,6 +94,7 @@ static int epoll_take(void *world, int64_t timeout, struct reactor_event *out)
 		n = wait_exact(fd_of(world), events, timeout);
 	for (int i = 0; i < n; i++) {
 		out[i].fd = (int)(uint32_t)events[i].data.u64;
+		out[i].refused = 0;
 		out[i].generation = (uint8_t)(events[i].data.u64 >> 32);
 		out[i].events = (short)events[i].events;
 	}

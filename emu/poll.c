@@ -95,15 +95,31 @@ static int poll_set(void *world, int fd, uint8_t generation, short before, short
 	return 0;
 }
 
+static int call_poll(struct polled *polled, int64_t timeout)
+{
+#ifdef PROA_HAVE_PPOLL
+	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
+		.tv_nsec = timeout % PROA_SECOND };
+
+	return ppoll(polled->entries, (nfds_t)polled->count,
+		timeout == PROA_FOREVER ? NULL : &limit, NULL);
+#else
+	/* Milliseconds, rounded up: a wait that ends early would spin. */
+	int64_t left = timeout / PROA_MILLISECOND + (timeout % PROA_MILLISECOND != 0);
+
+	return poll(polled->entries, (nfds_t)polled->count,
+		timeout == PROA_FOREVER ? -1
+		: left > INT32_MAX      ? INT32_MAX
+					: (int)left);
+#endif
+}
+
 static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 {
 	struct polled *polled = world;
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
-		.tv_nsec = timeout % PROA_SECOND };
 	int found, n = 0, i, at;
 
-	found = ppoll(polled->entries, (nfds_t)polled->count,
-		timeout == PROA_FOREVER ? NULL : &limit, NULL);
+	found = call_poll(polled, timeout);
 	if (found <= 0)
 		return 0;
 	if (found > REACTOR_EVENTS)
@@ -113,6 +129,7 @@ static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 		if (polled->entries[at].revents == 0)
 			continue;
 		out[n].fd = polled->entries[at].fd;
+		out[n].refused = 0;
 		out[n++].events = polled->entries[at].revents;
 	}
 	/* In order, but where not all could be told: the rest comes first then. */

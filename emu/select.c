@@ -1,6 +1,10 @@
 /* select(2), with sets of our own that grow: FD_SETSIZE bounds the type fd_set,
  * not the system call (Linux and the BSDs read as many bits as nfds says), so a
  * descriptor above it is as good as any. */
+#ifdef __APPLE__
+/* select(2), macOS: without it more than FD_SETSIZE descriptors are EINVAL. */
+#	define _DARWIN_UNLIMITED_SELECT 1
+#endif
 #include "emu/reactor.h"
 
 #include <errno.h>
@@ -9,17 +13,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/select.h>
-#include <sys/syscall.h>
+#ifdef __linux__
+#	include <sys/syscall.h>
+#endif
 #include <time.h>
 #include <unistd.h>
 
 #include "engines/unix/unix.h"
 
-#define WORD_BITS (8 * (int)sizeof(unsigned long))
+/* What an fd_set is made of: sys/types.h of macOS, sys/select.h of the others. */
+#if defined __APPLE__ || defined __OpenBSD__ || defined __NetBSD__
+typedef uint32_t set_word;
+#else
+typedef unsigned long set_word;
+#endif
+
+#define WORD_BITS (8 * (int)sizeof(set_word))
 
 struct sets {
-	unsigned long *wanted_in, *wanted_out;
-	unsigned long *in, *out, *except; /* what the call gets, and gives */
+	set_word *wanted_in, *wanted_out;
+	set_word *in, *out, *except; /* what the call gets, and gives */
 	int words, highest;
 	int next; /* the word where the next look begins */
 };
@@ -44,7 +57,7 @@ static void select_stop(void *world)
 static int select_reserve(struct sets *sets, int fd)
 {
 	int words = sets->words == 0 ? 1024 / WORD_BITS : sets->words;
-	unsigned long *block;
+	set_word *block;
 	size_t bytes;
 
 	if (fd / WORD_BITS < sets->words)
@@ -73,7 +86,7 @@ static int select_set(
 	void *world, int fd, uint8_t generation, short before, short events, bool check)
 {
 	struct sets *sets = world;
-	unsigned long bit = 1ul << (fd % WORD_BITS);
+	set_word bit = (set_word)1 << (fd % WORD_BITS);
 	int error = select_reserve(sets, fd);
 
 	(void)generation;
@@ -92,19 +105,24 @@ static int select_set(
 	return 0;
 }
 
-/* glibc's fortified select() would take our sets for fd_sets. */
+/* glibc's fortified pselect() would take our sets for fd_sets. */
 static int call_select(struct sets *sets, int64_t timeout)
 {
 	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
 		.tv_nsec = timeout % PROA_SECOND };
 
+#ifdef __linux__
 	return (int)syscall(__NR_pselect6, sets->highest + 1, sets->in, sets->out, sets->except,
 		timeout == PROA_FOREVER ? NULL : &limit, NULL);
+#else
+	return pselect(sets->highest + 1, (fd_set *)(void *)sets->in, (fd_set *)(void *)sets->out,
+		(fd_set *)(void *)sets->except, timeout == PROA_FOREVER ? NULL : &limit, NULL);
+#endif
 }
 
 static short bits_of(const struct sets *sets, int word, int bit)
 {
-	unsigned long mask = 1ul << bit;
+	set_word mask = (set_word)1 << bit;
 
 	return (short)(((sets->in[word] & mask) ? POLLIN : 0) |
 		       ((sets->out[word] & mask) ? POLLOUT : 0) |
@@ -119,7 +137,7 @@ static int find_bad(struct sets *sets, struct reactor_event *out)
 
 	for (int fd = 0; fd <= sets->highest && n < REACTOR_EVENTS; fd++) {
 		struct pollfd p = { .fd = fd };
-		unsigned long bit = 1ul << (fd % WORD_BITS);
+		set_word bit = (set_word)1 << (fd % WORD_BITS);
 
 		if (((sets->wanted_in[fd / WORD_BITS] | sets->wanted_out[fd / WORD_BITS]) & bit) ==
 			0)
@@ -128,6 +146,7 @@ static int find_bad(struct sets *sets, struct reactor_event *out)
 			sets->wanted_in[fd / WORD_BITS] &= ~bit;
 			sets->wanted_out[fd / WORD_BITS] &= ~bit;
 			out[n].fd = fd;
+			out[n].refused = 0;
 			out[n++].events = POLLNVAL;
 		}
 	}
@@ -147,7 +166,7 @@ static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 		return errno == EBADF ? find_bad(sets, out) : 0;
 	for (i = 0; i < words; i++) {
 		int word = (sets->next + i) % words;
-		unsigned long any = sets->in[word] | sets->out[word] | sets->except[word];
+		set_word any = sets->in[word] | sets->out[word] | sets->except[word];
 
 		if (n + WORD_BITS > REACTOR_EVENTS)
 			break;
@@ -155,6 +174,7 @@ static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 			int bit = __builtin_ctzl(any);
 
 			out[n].fd = word * WORD_BITS + bit;
+			out[n].refused = 0;
 			out[n++].events = bits_of(sets, word, bit);
 		}
 	}

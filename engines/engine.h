@@ -42,6 +42,11 @@ struct engine {
 	 * for something to happen, and takes in a bounded share of it. */
 	void (*turn)(struct proa_port *port, int64_t timeout);
 
+	/* From any thread and from signal handlers: makes turn() return soon. NULL:
+	 * port->wake_handle is open, turn() waits for it, and calls
+	 * port_wake_drain() when it is readable. */
+	void (*wake)(struct proa_port *port);
+
 	/* A descriptor that is readable when turn() has work; -1: none. */
 	int (*descriptor)(struct proa_port *port);
 
@@ -55,6 +60,7 @@ struct engine {
 };
 
 extern const struct engine uring_engine, epoll_engine, poll_engine, select_engine;
+extern const struct engine kqueue_engine;
 
 /* lib/lane.c, for start(): the bytes of the lane's head and of the sends behind
  * it, as far as `room` slices go; marks those ops OPT_GATHERED. The number of

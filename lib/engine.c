@@ -6,12 +6,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engines/unix/unix.h"
+
 static const struct engine *const engines[] = {
 #ifdef PROA_HAVE_URING
 	&uring_engine,
 #endif
 #ifdef PROA_HAVE_EPOLL
 	&epoll_engine,
+#endif
+#ifdef PROA_HAVE_KQUEUE
+	&kqueue_engine,
 #endif
 	&poll_engine,
 	&select_engine,
@@ -26,9 +31,28 @@ static const char *const absent[] = {
 #ifndef PROA_HAVE_EPOLL
 	"epoll",
 #endif
+#ifndef PROA_HAVE_KQUEUE
 	"kqueue",
+#endif
 	"iocp",
 };
+
+static int engine_open(struct proa_port *port, const struct engine *engine,
+	const struct proa_port_options *options, char *why, size_t size)
+{
+	int error;
+
+	port->engine = engine;
+	if (engine->wake == NULL && port->wake_handle < 0) {
+		error = unix_wake_open(&port->wake_handle, &port->wake_write);
+		if (error < 0) {
+			snprintf(why, size, "no descriptor to wake up by: %s",
+				proa_error_text(error));
+			return error;
+		}
+	}
+	return engine->open(port, options, why, size);
+}
 
 static int choose_named(struct proa_port *port, const struct proa_port_options *options,
 	const char *name, char *why, size_t size)
@@ -39,8 +63,7 @@ static int choose_named(struct proa_port *port, const struct proa_port_options *
 	for (size_t i = 0; i < ENGINES; i++) {
 		if (strcmp(engines[i]->name, name) != 0)
 			continue;
-		port->engine = engines[i];
-		error = engines[i]->open(port, options, reason, sizeof reason);
+		error = engine_open(port, engines[i], options, reason, sizeof reason);
 		if (error < 0)
 			snprintf(why, size, "the engine %s does not work here: %s", name, reason);
 		return error;
@@ -69,8 +92,7 @@ static int choose_best(
 
 	for (size_t i = 0; i < ENGINES - 1; i++) {
 		reason[0] = '\0';
-		port->engine = engines[i];
-		error = engines[i]->open(port, options, reason, sizeof reason);
+		error = engine_open(port, engines[i], options, reason, sizeof reason);
 		if (error == 0)
 			return 0;
 		at = strlen(port->why);
@@ -87,7 +109,7 @@ int engine_choose(
 	const char *name = options->engine;
 
 	if (name == NULL)
-		name = secure_getenv("PROA_ENGINE");
+		name = unix_variable("PROA_ENGINE");
 	if (name != NULL && name[0] != '\0')
 		return choose_named(port, options, name, why, size);
 	return choose_best(port, options, why, size);

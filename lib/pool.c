@@ -495,15 +495,20 @@ static void put_back(struct proa_port *port, struct proa_pool *pool, struct proa
 		port->engine->pool_refill(port, pool);
 }
 
-/* The first that waits for a buffer goes on: one for each that came back. */
+/* The first that waits for a buffer goes on: one for each that came back. One that
+ * finds no data after all (a wake-up for nothing, or another process took it)
+ * leaves its turn to the next: no other give-back may come. */
 static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 {
-	struct proa_op *op = pool->queue;
+	struct proa_op *op;
 
-	if (op == NULL)
-		return;
-	pool_forget(op);
-	op_resume(port, op);
+	do {
+		op = pool->queue;
+		if (op == NULL)
+			return;
+		pool_forget(op);
+		op_resume(port, op);
+	} while (op->state_ == OP_ACTIVE && pool->free_count > 0);
 }
 
 static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,

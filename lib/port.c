@@ -182,6 +182,20 @@ static int port_dispatch(struct proa_port *port)
 
 /* ---- from other threads --------------------------------------------------- */
 
+static void wake(struct proa_port *port)
+{
+	if (port->engine->wake != NULL)
+		port->engine->wake(port);
+	else
+		unix_wake(port->wake_write);
+}
+
+static void wake_close(struct proa_port *port)
+{
+	if (port->wake_handle >= 0)
+		unix_wake_close(port->wake_handle, port->wake_write);
+}
+
 void port_notify(struct proa_port *port)
 {
 	/* Pairs with the fence in port_sleep(): either it sees what we have
@@ -189,12 +203,13 @@ void port_notify(struct proa_port *port)
 	atomic_thread_fence(memory_order_seq_cst);
 	if (atomic_load_explicit(&port->asleep, memory_order_relaxed) &&
 		atomic_exchange(&port->asleep, false))
-		unix_wake(port->wake_write);
+		wake(port);
 }
 
 void port_wake_drain(struct proa_port *port)
 {
-	unix_wake_drain(port->wake_handle);
+	if (port->wake_handle >= 0)
+		unix_wake_drain(port->wake_handle);
 }
 
 void proa_wake(struct proa_port *port)
@@ -423,7 +438,7 @@ void port_kick(struct proa_port *port)
 	if (port->kicked)
 		return;
 	port->kicked = true;
-	unix_wake(port->wake_write);
+	wake(port);
 }
 
 static int64_t until_when(int64_t timeout)
@@ -567,6 +582,7 @@ static void port_prepare(struct proa_port *port, const struct proa_port_options 
 	port->max_inflight = options->max_inflight;
 	port->worker_limit = options->workers == 0 ? 4 : options->workers;
 	port->outer = port->outer_timer = -1;
+	port->wake_handle = port->wake_write = -1;
 	port->beginning_end = &port->beginning;
 	port->now = clock_now();
 	port->turn_due = PROA_FOREVER;
@@ -603,18 +619,11 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 		return PROA_ENOMEM;
 	}
 	port_prepare(port, &options);
-	error = unix_wake_open(&port->wake_handle, &port->wake_write);
-	if (error < 0) {
-		snprintf(open_why, sizeof open_why, "no descriptor to wake up by: %s",
-			proa_error_text(error));
-		free(port);
-		return error;
-	}
 	error = ready_reserve(&port->ready)
 			? engine_choose(port, &options, open_why, sizeof open_why)
 			: PROA_ENOMEM;
 	if (error < 0) {
-		unix_wake_close(port->wake_handle, port->wake_write);
+		wake_close(port);
 		ready_free(&port->ready);
 		free(port);
 		return error;
@@ -652,7 +661,7 @@ int proa_port_close(struct proa_port *port)
 	pools_detach(port);
 	port->engine->close(port);
 	unix_outer_close(port);
-	unix_wake_close(port->wake_handle, port->wake_write);
+	wake_close(port);
 	port_free(port);
 	return 0;
 }
@@ -774,7 +783,7 @@ static void port_strip(struct proa_port *port, told_fn *each, void *data)
 	port->workers = NULL;
 	pools_detach(port);
 	unix_outer_close(port);
-	unix_wake_close(port->wake_handle, port->wake_write);
+	wake_close(port);
 	handles_free(port);
 	timers_free(&port->timers);
 	ready_free(&port->ready);
@@ -806,9 +815,6 @@ int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
 	memcpy(why, port->why, sizeof why);
 	port_prepare(port, &options);
 	port->owner = thread_self();
-	error = unix_wake_open(&port->wake_handle, &port->wake_write);
-	if (error < 0)
-		return error;
 	if (!ready_reserve(&port->ready))
 		return PROA_ENOMEM;
 	error = engine_choose(port, &options, open_why, sizeof open_why);

@@ -216,6 +216,19 @@ static void thread_add(void)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* pthread_mutex_timedlock(3), which macOS and OpenBSD lack. */
+static bool lock_within_a_second(void)
+{
+	const struct timespec moment = { .tv_nsec = 1000 * 1000 };
+
+	for (int i = 0; pthread_mutex_trylock(&pool.lock) != 0; i++) {
+		if (i == 1000)
+			return false;
+		nanosleep(&moment, NULL);
+	}
+	return true;
+}
+
 /* At exit, or when the library is unloaded. A thread in the system's resolver
  * can't be stopped, and is left to the end of the process. The lock may be the
  * very one that a thread held when a signal handler called exit(): hence a
@@ -226,7 +239,7 @@ __attribute__((destructor)) static void pool_close(void)
 
 	clock_gettime(CLOCK_REALTIME, &limit);
 	limit.tv_sec++;
-	if (pthread_mutex_timedlock(&pool.lock, &limit) != 0)
+	if (!lock_within_a_second())
 		return;
 	pool.closed = true;
 	while (pool.threads > pool.looking)

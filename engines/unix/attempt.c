@@ -11,9 +11,14 @@
 #include <limits.h>
 #include <poll.h>
 #include <string.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 #include <unistd.h>
+#ifdef PROA_HAVE_SENDFILE_LINUX
+#	include <sys/sendfile.h>
+#elif defined PROA_HAVE_SENDFILE_DARWIN || defined PROA_HAVE_SENDFILE_FREEBSD
+#	include <sys/uio.h>
+#endif
 
 #define SLICES_MOST    64
 #define SENDFILE_CHUNK PROA_WARM_BYTES
@@ -21,6 +26,23 @@
 
 /* In options_: connect(2) has been called. */
 #define OPT_CONNECTING 0x0800u
+
+/* What some systems lack; see docs/design/kqueue.md. */
+#ifdef PROA_HAVE_MSG_NOSIGNAL
+#	define SEND_QUIET MSG_NOSIGNAL
+#else
+#	define SEND_QUIET 0 /* SO_NOSIGPIPE on our own sockets; SIGPIPE is ignored */
+#endif
+#ifdef PROA_HAVE_MSG_CMSG_CLOEXEC
+#	define RECEIVE_CLOEXEC MSG_CMSG_CLOEXEC
+#else
+#	define RECEIVE_CLOEXEC 0 /* close_received_on_exec() */
+#endif
+#ifdef MSG_MORE
+#	define SEND_MORE MSG_MORE
+#else
+#	define SEND_MORE 0 /* a hint, no more */
+#endif
 
 static int32_t failed(void)
 {
@@ -40,6 +62,44 @@ static bool is_socket(const struct handle *handle)
 	return handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM ||
 	       handle->type == HANDLE_DATAGRAM;
 }
+
+#ifdef PROA_SEND_WAITS
+/* Darwin's sends heed the file's own O_NONBLOCK, and not MSG_DONTWAIT (xnu,
+ * bsd/kern/uipc_socket.c, sosendcheck()). There the flag is set for the time of
+ * the call: the file's former flags, or -1 if it need not be. */
+static int send_begin(const struct handle *handle, int fd)
+{
+	int flags = -1;
+
+	if (handle->state & HANDLE_BLOCKING) {
+		flags = fcntl(fd, F_GETFL);
+		fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	}
+	return flags;
+}
+
+static void send_end(int fd, int flags)
+{
+	int saved = errno;
+
+	if (flags >= 0)
+		fcntl(fd, F_SETFL, flags);
+	errno = saved;
+}
+#else
+static inline int send_begin(const struct handle *handle, int fd)
+{
+	(void)handle;
+	(void)fd;
+	return -1;
+}
+
+static inline void send_end(int fd, int flags)
+{
+	(void)fd;
+	(void)flags;
+}
+#endif
 
 /* ---- receiving -------------------------------------------------------------------- */
 
@@ -68,6 +128,32 @@ static ssize_t read_some(struct proa_port *port, const struct handle *handle, in
 	return n;
 }
 
+#ifndef PROA_HAVE_MSG_CMSG_CLOEXEC
+/* Not at once with the receipt: another thread may fork in between, which can't
+ * be helped there. */
+static void close_received_on_exec(struct msghdr *message)
+{
+	for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part != NULL;
+		part = CMSG_NXTHDR(message, part)) {
+		size_t bytes = part->cmsg_len - CMSG_LEN(0);
+
+		if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (size_t at = 0; at + sizeof(int) <= bytes; at += sizeof(int)) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(part) + at, sizeof fd);
+			fcntl(fd, F_SETFD, FD_CLOEXEC);
+		}
+	}
+}
+#else
+static inline void close_received_on_exec(struct msghdr *message)
+{
+	(void)message;
+}
+#endif
+
 /* One datagram; *cut if it was longer than there was room for. */
 static ssize_t read_datagram(
 	struct proa_port *port, int fd, struct msghdr *message, int flags, bool *cut)
@@ -76,8 +162,10 @@ static ssize_t read_datagram(
 
 	do {
 		port->stats.system_calls++;
-		n = recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC | flags);
+		n = recvmsg(fd, message, MSG_DONTWAIT | RECEIVE_CLOEXEC | flags);
 	} while (n < 0 && errno == EINTR);
+	if (n >= 0 && message->msg_controllen > 0)
+		close_received_on_exec(message);
 	*cut = n >= 0 && (message->msg_flags & MSG_TRUNC) != 0;
 	return n;
 }
@@ -191,10 +279,12 @@ static ssize_t write_some(struct proa_port *port, const struct handle *handle, i
 	do {
 		port->stats.system_calls++;
 		if (is_socket(handle)) {
-			int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
+			int flags = MSG_DONTWAIT | SEND_QUIET | (more ? SEND_MORE : 0);
+			int before = send_begin(handle, fd);
 
 			n = count == 1 ? send(fd, slices[0].iov_base, slices[0].iov_len, flags)
 				       : sendmsg(fd, &message, flags);
+			send_end(fd, before);
 		} else if (handle->state & HANDLE_BLOCKING) {
 			/* A writable pipe takes PIPE_BUF bytes without blocking. */
 			if (!is_ready(port, fd, POLLOUT)) {
@@ -211,14 +301,30 @@ static ssize_t write_some(struct proa_port *port, const struct handle *handle, i
 	return n;
 }
 
-int32_t attempt_lone_send(struct proa_port *port, const struct proa_op *op)
+int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
+	int before = send_begin(handle, op->handle_);
 	ssize_t n;
 
 	do {
 		port->stats.system_calls++;
-		n = send(op->handle_, op->buffer_, op->length_, MSG_DONTWAIT | MSG_NOSIGNAL);
+		n = send(op->handle_, op->buffer_, op->length_, MSG_DONTWAIT | SEND_QUIET);
 	} while (n < 0 && errno == EINTR);
+	send_end(op->handle_, before);
+	return n < 0 ? failed() : (int32_t)n;
+}
+
+static int32_t send_message(
+	struct proa_port *port, const struct handle *handle, int fd, const struct msghdr *message)
+{
+	int before = send_begin(handle, fd);
+	ssize_t n;
+
+	do {
+		port->stats.system_calls++;
+		n = sendmsg(fd, message, MSG_DONTWAIT | SEND_QUIET);
+	} while (n < 0 && errno == EINTR);
+	send_end(fd, before);
 	return n < 0 ? failed() : (int32_t)n;
 }
 
@@ -248,11 +354,7 @@ static int32_t try_send(struct proa_port *port, struct proa_op *op, const struct
 			message.msg_name = (void *)(uintptr_t)&to->to;
 			message.msg_namelen = to->length;
 		}
-		do {
-			port->stats.system_calls++;
-			n = sendmsg(op->handle_, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-		} while (n < 0 && errno == EINTR);
-		return n < 0 ? failed() : (int32_t)n;
+		return send_message(port, handle, op->handle_, &message);
 	}
 	count = lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
 	if (count == 0)
@@ -270,7 +372,6 @@ static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const str
 	struct msghdr m = { .msg_iov = slices };
 	size_t bytes;
 	bool more;
-	ssize_t n;
 
 	if (handle->type == HANDLE_DATAGRAM) {
 		m.msg_iov = (struct iovec *)message->slices;
@@ -286,11 +387,7 @@ static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const str
 		m.msg_control = message->control;
 		m.msg_controllen = message->control_length;
 	}
-	do {
-		port->stats.system_calls++;
-		n = sendmsg(op->handle_, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
-	} while (n < 0 && errno == EINTR);
-	return n < 0 ? failed() : (int32_t)n;
+	return send_message(port, handle, op->handle_, &m);
 }
 
 /* For descriptors that block, and those that sendfile(2) does not take. */
@@ -305,6 +402,34 @@ static ssize_t copy_some(struct proa_port *port, const struct handle *handle, in
 		return n;
 	slice.iov_len = (size_t)n;
 	return write_some(port, handle, fd, &slice, 1, false);
+}
+
+/* sendfile(2), of which every system has its own. EINVAL: not for these two. */
+static ssize_t send_from_file(int fd, int file, off_t from, size_t length)
+{
+#if defined PROA_HAVE_SENDFILE_LINUX
+	return sendfile(fd, file, &from, length);
+#elif defined PROA_HAVE_SENDFILE_DARWIN || defined PROA_HAVE_SENDFILE_FREEBSD
+	/* Both say how much went, also when they fail with EAGAIN or EINTR; a count
+	 * of 0 would mean "to the end of the file". */
+	off_t sent = (off_t)length;
+#	ifdef PROA_HAVE_SENDFILE_DARWIN
+	int result = sendfile(file, fd, from, &sent, NULL, 0);
+#	else
+	int result = sendfile(file, fd, from, length, NULL, &sent, 0);
+#	endif
+
+	if (sent > 0 || result == 0)
+		return (ssize_t)sent;
+	/* To a pipe, or from what is no regular file. */
+	if (errno == ENOTSOCK || errno == ENOTSUP || errno == EOPNOTSUPP)
+		errno = EINVAL;
+	return -1;
+#else
+	(void)fd, (void)file, (void)from, (void)length;
+	errno = EINVAL;
+	return -1;
+#endif
 }
 
 static int32_t try_sendfile(struct proa_port *port, struct proa_op *op, const struct handle *handle)
@@ -327,9 +452,7 @@ static int32_t try_sendfile(struct proa_port *port, struct proa_op *op, const st
 		if (handle->state & HANDLE_BLOCKING) {
 			n = copy_some(port, handle, op->handle_, range->file, from, chunk);
 		} else {
-			off_t at = from;
-
-			n = sendfile(op->handle_, range->file, &at, chunk);
+			n = send_from_file(op->handle_, range->file, from, chunk);
 			if (n < 0 && errno == EINVAL)
 				n = copy_some(port, handle, op->handle_, range->file, from, chunk);
 		}
@@ -350,8 +473,8 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op, const stru
 	if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, op->handle_, POLLIN))
 		return PROA_EAGAIN;
 	port->stats.system_calls++;
-	fd = accept4(op->handle_, peer == NULL ? NULL : &peer->to.any,
-		peer == NULL ? NULL : &length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	fd = unix_accept(
+		op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length);
 	if (fd < 0)
 		return failed();
 	if (peer != NULL)
@@ -420,7 +543,7 @@ static int32_t try_shutdown(struct proa_port *port, struct proa_op *op)
 
 int32_t attempt_poll_result(short revents)
 {
-	return (int32_t)(((revents & (POLLIN | POLLRDHUP)) ? PROA_READABLE : 0u) |
+	return (int32_t)(((revents & (POLLIN | UNIX_POLLRDHUP)) ? PROA_READABLE : 0u) |
 			 ((revents & POLLOUT) ? PROA_WRITABLE : 0u) |
 			 ((revents & (POLLHUP | POLLERR)) ? PROA_HANGUP : 0u));
 }
@@ -438,7 +561,7 @@ static int32_t try_poll(struct proa_port *port, struct proa_op *op)
 static int32_t try_child(struct proa_port *port, struct proa_op *op)
 {
 	port->stats.system_calls++;
-	return unix_reap((proa_process)op->argument_, op->buffer_);
+	return unix_reap((proa_process)op->argument_, op->buffer_, attempt_private(op));
 }
 
 /* ---- what an engine calls ------------------------------------------------------------------- */
@@ -454,7 +577,7 @@ short attempt_events(const struct proa_op *op)
 	switch (op->kind_) {
 	case PROA_OP_POLL:
 	case PROA_OP_POLL_MULTI:
-		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | POLLRDHUP : 0) |
+		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | UNIX_POLLRDHUP : 0) |
 			       ((op->flags_ & PROA_WRITABLE) ? POLLOUT : 0));
 	case PROA_OP_ACCEPT:
 	case PROA_OP_ACCEPT_MULTI:
@@ -492,7 +615,7 @@ int attempt_prepare(struct proa_port *port, struct proa_op *op)
 	port->stats.system_calls++;
 	if (op->kind_ == PROA_OP_DIAL)
 		return private_prepare(port, op, unix_socket(to->to.any.sa_family, SOCK_STREAM));
-	return private_prepare(port, op, unix_pidfd((proa_process)op->argument_));
+	return private_prepare(port, op, unix_child_open((proa_process)op->argument_));
 }
 
 void attempt_finish(struct proa_port *port, struct proa_op *op, int32_t result)
@@ -505,7 +628,10 @@ void attempt_finish(struct proa_port *port, struct proa_op *op, int32_t result)
 	if (op->kind_ == PROA_OP_DIAL && result == 0)
 		return; /* handle_adopt() takes it from here */
 	handle_forget(port, fd, handle);
-	close(fd);
+	if (op->kind_ == PROA_OP_CHILD)
+		unix_child_close(fd);
+	else
+		close(fd);
 }
 
 int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t *flags)

@@ -13,8 +13,13 @@
 #include <sys/uio.h>
 #include <unistd.h>
 #ifdef __linux__
-#	include <sys/sendfile.h>
 #	include <sys/sysmacros.h>
+#endif
+#ifdef PROA_HAVE_SENDFILE_LINUX
+#	include <sys/sendfile.h>
+#endif
+#ifndef PROA_HAVE_RWF_NOWAIT
+#	include <sys/mman.h>
 #endif
 
 #include "engines/unix/unix.h"
@@ -142,12 +147,25 @@ static int remaining(const struct transfer *transfer, uint64_t skip, struct iove
 /* A read that does not wait: EAGAIN if it would have to. */
 static ssize_t read_cached(int fd, const struct iovec *room, int used, off_t offset)
 {
-#ifdef RWF_NOWAIT
+#ifdef PROA_HAVE_RWF_NOWAIT
 	return preadv2(fd, room, used, offset, RWF_NOWAIT); /* Linux 4.14 */
 #else
 	(void)fd, (void)room, (void)used, (void)offset;
 	errno = EOPNOTSUPP;
 	return -1;
+#endif
+}
+
+/* macOS before 11 has neither preadv() nor pwritev(): one slice a call then, and
+ * who repeats it goes on where it was short. */
+static ssize_t transfer_at(int fd, bool writing, const struct iovec *room, int used, off_t offset)
+{
+#ifdef PROA_HAVE_PREADV
+	return writing ? pwritev(fd, room, used, offset) : preadv(fd, room, used, offset);
+#else
+	(void)used;
+	return writing ? pwrite(fd, room[0].iov_base, room[0].iov_len, offset)
+		       : pread(fd, room[0].iov_base, room[0].iov_len, offset);
 #endif
 }
 
@@ -161,8 +179,7 @@ static ssize_t transfer_once(int fd, const struct transfer *transfer, uint64_t m
 	if (!transfer->waiting)
 		return read_cached(fd, room, used, transfer->at_offset ? offset : -1);
 	if (transfer->at_offset)
-		return transfer->writing ? pwritev(fd, room, used, offset)
-					 : preadv(fd, room, used, offset);
+		return transfer_at(fd, transfer->writing, room, used, offset);
 	return transfer->writing ? writev(fd, room, used) : readv(fd, room, used);
 }
 
@@ -281,7 +298,8 @@ static ssize_t copy_through(int target, int source, uint64_t offset, uint64_t le
  * source without a page cache): EINVAL then, before anything was moved. */
 static ssize_t copy_once(int target, int source, uint64_t offset, uint64_t length)
 {
-#ifdef __linux__
+#ifdef PROA_HAVE_SENDFILE_LINUX
+	/* The others' send to sockets alone. */
 	off_t from = (off_t)offset;
 	ssize_t done =
 		sendfile(target, source, &from, length < FILE_MOST ? (size_t)length : FILE_MOST);
@@ -478,9 +496,13 @@ int file_warm(proa_handle file, uint64_t offset, size_t length)
 
 	if (offset > INT64_MAX || length > INT64_MAX - offset)
 		return PROA_EINVAL;
-#ifdef POSIX_FADV_WILLNEED
+#if defined PROA_HAVE_FADVISE
 	/* Lets the disk have it in one piece; only the reads wait for it. */
 	posix_fadvise(file, (off_t)offset, (off_t)length, POSIX_FADV_WILLNEED);
+#elif defined F_RDADVISE
+	struct radvisory part = { (off_t)offset, length < INT_MAX ? (int)length : INT_MAX };
+
+	fcntl(file, F_RDADVISE, &part); /* macOS */
 #endif
 	while (length > 0) {
 		ssize_t got = pread(
@@ -498,6 +520,7 @@ int file_warm(proa_handle file, uint64_t offset, size_t length)
 	return 0;
 }
 
+#ifdef PROA_HAVE_RWF_NOWAIT
 /* Would a read of this byte wait? Errors are for the real read to report. */
 static bool byte_is_warm(int fd, uint64_t offset)
 {
@@ -516,3 +539,52 @@ bool file_is_warm(proa_handle file, uint64_t offset, size_t length)
 			return false;
 	return byte_is_warm(file, offset + length - 1);
 }
+#else
+#	ifdef __linux__
+typedef unsigned char page_state;
+#	else
+typedef char page_state;
+#	endif
+
+/* How much mincore(2) is asked for at once, in pages. */
+#	define PAGES_MOST 64
+
+/* Without reads that don't wait: what mincore(2) says of a mapping. Where the file
+ * can't be mapped there is nothing to wait for, or no way to know. */
+static bool pages_are_warm(int fd, off_t from, size_t pages, size_t page)
+{
+	page_state states[PAGES_MOST];
+	void *map = mmap(NULL, pages * page, PROT_READ, MAP_SHARED, fd, from);
+	bool warm = true;
+
+	if (map == MAP_FAILED)
+		return true;
+	if (mincore(map, pages * page, states) == 0)
+		for (size_t i = 0; i < pages && warm; i++)
+			warm = (states[i] & 1) != 0;
+	munmap(map, pages * page);
+	return warm;
+}
+
+bool file_is_warm(proa_handle file, uint64_t offset, size_t length)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), pages;
+	struct stat status;
+	uint64_t end, from;
+
+	if (length == 0 || offset > INT64_MAX || length > INT64_MAX - offset ||
+		fstat(file, &status) < 0 || !S_ISREG(status.st_mode))
+		return true;
+	/* What lies behind the file's end is never there, and never waited for. */
+	end = offset + length < (uint64_t)status.st_size ? offset + length
+							 : (uint64_t)status.st_size;
+	for (from = offset / page * page; from < end; from += pages * page) {
+		pages = (size_t)((end - from + page - 1) / page);
+		if (pages > PAGES_MOST)
+			pages = PAGES_MOST;
+		if (!pages_are_warm(file, (off_t)from, pages, page))
+			return false;
+	}
+	return true;
+}
+#endif

@@ -9,15 +9,19 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
-#ifdef __linux__
+#ifdef PROA_HAVE_EPOLL
 #	include <sys/epoll.h>
+#elif defined PROA_HAVE_KQUEUE
+#	include <sys/types.h>
+/* after it, on some systems */
+#	include <sys/event.h>
 #endif
 
 #include "engines/unix/unix.h"
 
 /* Where socket() takes no flags they are set behind it: another thread may
  * fork in between, which can't be helped there. */
-#ifdef SOCK_NONBLOCK
+#ifdef PROA_HAVE_SOCK_FLAGS
 #	define SOCKET_FLAGS (SOCK_NONBLOCK | SOCK_CLOEXEC)
 #else
 #	define SOCKET_FLAGS 0
@@ -84,26 +88,50 @@ int unix_socket(int family, int type)
 	return socket_finish(fd) < 0 ? close_failed(fd) : fd;
 }
 
+/* Where accept(2) takes no flags (macOS) they are set behind it. On the BSDs and
+ * macOS the accepted socket has the listener's O_NONBLOCK, on Linux never: it is
+ * set in any case. */
+int unix_accept(int listener, struct sockaddr *peer, socklen_t *length)
+{
+#ifdef PROA_HAVE_ACCEPT4
+	int fd = accept4(listener, peer, length, SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+	int fd = accept(listener, peer, length);
+
+	if (fd >= 0 && (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 || set_nonblocking(fd) < 0)) {
+		close_failed(fd);
+		return -1;
+	}
+#endif
+#ifdef SO_NOSIGPIPE
+	/* EINVAL: the peer is gone already (macOS). It will be told so. */
+	if (fd >= 0)
+		set_option(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
+#endif
+	return fd;
+}
+
 int unix_pipe(int ends[2])
 {
-#ifdef __APPLE__
+#ifdef PROA_HAVE_PIPE2
+	return pipe2(ends, O_CLOEXEC) < 0 ? unix_error(errno) : 0;
+#else
 	if (pipe(ends) < 0)
 		return unix_error(errno);
 	fcntl(ends[0], F_SETFD, FD_CLOEXEC);
 	fcntl(ends[1], F_SETFD, FD_CLOEXEC);
 	return 0;
-#else
-	return pipe2(ends, O_CLOEXEC) < 0 ? unix_error(errno) : 0;
 #endif
 }
 
 /* Can it be waited for? Of character devices some can (terminals,
  * /dev/random), some are always ready (/dev/null, /dev/zero), and neither
- * fstat() nor poll() tells them apart: epoll does, with EPERM. Elsewhere
- * nothing does, but all readiness calls take any device. */
+ * fstat() nor poll() tells them apart: epoll does, with EPERM, and kqueue, which
+ * refuses those whose driver knows nothing of it (macOS: EINVAL; FreeBSD: ENODEV,
+ * EOPNOTSUPP). Elsewhere nothing does, but all readiness calls take any device. */
 static bool can_be_polled(int fd)
 {
-#ifdef __linux__
+#ifdef PROA_HAVE_EPOLL
 	struct epoll_event event = { .events = 0 };
 	int trial = epoll_create1(EPOLL_CLOEXEC);
 	bool refused;
@@ -111,6 +139,17 @@ static bool can_be_polled(int fd)
 	if (trial < 0)
 		return isatty(fd) != 0;
 	refused = epoll_ctl(trial, EPOLL_CTL_ADD, fd, &event) < 0 && errno == EPERM;
+	close(trial);
+	return !refused;
+#elif defined PROA_HAVE_KQUEUE
+	struct kevent change;
+	int trial = kqueue();
+	bool refused;
+
+	if (trial < 0)
+		return isatty(fd) != 0;
+	EV_SET(&change, (uintptr_t)fd, EVFILT_READ, EV_ADD, 0, 0, 0);
+	refused = kevent(trial, &change, 1, NULL, 0, NULL) < 0 && errno != ENOMEM;
 	close(trial);
 	return !refused;
 #else
@@ -127,16 +166,19 @@ enum handle_type unix_stream_type(int family)
 
 static enum handle_type socket_type(int fd)
 {
-	int type = 0, protocol = 0;
+	int type = 0, value = 0;
 	socklen_t length = sizeof type;
 
 	/* SOCK_SEQPACKET connects as a stream does, but keeps messages apart. */
 	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_STREAM)
 		return HANDLE_DATAGRAM;
-#ifdef SO_PROTOCOL
-	length = sizeof protocol;
-	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &length) == 0 &&
-		protocol == IPPROTO_TCP)
+	length = sizeof value;
+#ifdef PROA_HAVE_SO_PROTOCOL
+	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &length) == 0 && value == IPPROTO_TCP)
+		return HANDLE_TCP;
+#else
+	/* macOS, NetBSD, OpenBSD before 5.7: who knows of an option of TCP's is TCP. */
+	if (getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &length) == 0)
 		return HANDLE_TCP;
 #endif
 	return HANDLE_STREAM;

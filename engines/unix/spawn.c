@@ -14,9 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined __linux__ || defined __FreeBSD__
+#	include <sys/syscall.h>
+#endif
 
 #include "engines/unix/unix.h"
 
@@ -162,7 +164,7 @@ static void child_close_on_exec(int first)
 	struct rlimit limit;
 
 #ifdef SYS_close_range
-	/* Linux 5.11; 4 is CLOSE_RANGE_CLOEXEC, which older headers lack. */
+	/* Linux 5.11, FreeBSD 13; 4 is CLOSE_RANGE_CLOEXEC, which older headers lack. */
 	if (syscall(SYS_close_range, (unsigned)first, ~0u, 4u) == 0)
 		return;
 #endif

@@ -2,9 +2,19 @@
 #ifndef PROA_ENGINES_UNIX_H
 #define PROA_ENGINES_UNIX_H
 
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "engines/engine.h"
+
+/* Linux and FreeBSD tell apart that the peer has ended its sending; elsewhere
+ * POLLIN says it, too. */
+#ifdef PROA_HAVE_POLLRDHUP
+#	define UNIX_POLLRDHUP POLLRDHUP
+#else
+#	define UNIX_POLLRDHUP 0
+#endif
 
 /* socket.c: a new socket of a SOCK_* type, non-blocking, close-on-exec and,
  * where a socket option can do that, SIGPIPE-free. A descriptor or a PROA_E*
@@ -12,6 +22,8 @@
 int unix_socket(int family, int type);
 /* What a new stream socket of a family is. */
 enum handle_type unix_stream_type(int family);
+/* accept(2): a socket as of unix_socket(), or -1 with errno. */
+int unix_accept(int listener, struct sockaddr *peer, socklen_t *length);
 /* A blocking pipe, close-on-exec at both ends. 0 or an error. */
 int unix_pipe(int ends[2]);
 /* What stands behind `fd`, and whether its flags say that it blocks: 0 or
@@ -54,11 +66,12 @@ static inline struct statx *stat_statx(struct proa_stat *out)
 void stat_fill_from_statx(struct proa_stat *out);
 #endif
 
-/* child.c: a descriptor that is readable when `process` has ended (pidfd), or
- * PROA_ENOSYS. */
-int unix_pidfd(proa_process process);
-/* Reaps: 0 with *out filled, PROA_EAGAIN if it runs, or an error. */
-int unix_reap(proa_process process, struct proa_exit *out);
+/* child.c: a descriptor that is readable when `process` has ended, or an error. */
+int unix_child_open(proa_process process);
+void unix_child_close(int watch);
+/* Reaps: 0 with *out filled, PROA_EAGAIN if it runs, or an error. `watch`: its
+ * descriptor. */
+int unix_reap(proa_process process, struct proa_exit *out, int watch);
 
 /* attempt.c: one try of a readiness-driven op that does not block: a result as
  * for op_stepped(), PROA_EAGAIN if it has to wait for attempt_events(),
@@ -76,7 +89,7 @@ static inline bool attempt_is_lone_send(const struct proa_op *op, const struct h
 	return flight(op)->next == op && flight(op)->moved == 0 && op->flags_ == 0 &&
 	       (handle->type == HANDLE_TCP || handle->type == HANDLE_STREAM) && op->length_ > 0;
 }
-int32_t attempt_lone_send(struct proa_port *port, const struct proa_op *op);
+int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct handle *handle);
 /* POLLIN, POLLOUT ...: what the op waits for; and on which descriptor. */
 short attempt_events(const struct proa_op *op);
 int attempt_descriptor(const struct proa_op *op);
@@ -98,6 +111,8 @@ int unix_wake_open(int *read_end, int *write_end);
 void unix_wake(int write_end);
 void unix_wake_drain(int read_end);
 void unix_wake_close(int read_end, int write_end);
+/* getenv(3), but NULL in set-uid programs. */
+const char *unix_variable(const char *name);
 /* SIGPIPE's default would end the process where EPIPE is the answer. */
 void unix_ignore_sigpipe(void);
 /* 0 or an error; the descriptor is gone either way. */

@@ -5,18 +5,43 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/epoll.h>
-#include <sys/eventfd.h>
-#include <sys/timerfd.h>
+#include <stdlib.h>
 #include <unistd.h>
+#ifdef PROA_HAVE_EVENTFD
+#	include <sys/eventfd.h>
+#endif
+#ifdef PROA_HAVE_EPOLL
+#	include <sys/epoll.h>
+#	include <sys/timerfd.h>
+#elif defined PROA_HAVE_KQUEUE
+#	include <sys/types.h>
+/* after it, on some systems */
+#	include <sys/event.h>
+#endif
 
 int unix_wake_open(int *read_end, int *write_end)
 {
+#ifdef PROA_HAVE_EVENTFD
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
 
 	if (fd < 0)
 		return unix_error(errno);
 	*read_end = *write_end = fd;
+#else
+	int ends[2], error = unix_pipe(ends);
+
+	if (error < 0)
+		return error;
+	for (int i = 0; i < 2; i++)
+		if (fcntl(ends[i], F_SETFL, O_NONBLOCK) < 0) {
+			error = unix_error(errno);
+			close(ends[0]);
+			close(ends[1]);
+			return error;
+		}
+	*read_end = ends[0];
+	*write_end = ends[1];
+#endif
 	return 0;
 }
 
@@ -33,10 +58,12 @@ void unix_wake(int write_end)
 
 void unix_wake_drain(int read_end)
 {
-	uint64_t count;
+	char bytes[256]; /* an eventfd gives 8, and is empty then */
+	ssize_t n;
 
-	while (read(read_end, &count, sizeof count) < 0 && errno == EINTR)
-		;
+	do
+		n = read(read_end, bytes, sizeof bytes);
+	while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
 void unix_wake_close(int read_end, int write_end)
@@ -58,6 +85,17 @@ void unix_ignore_sigpipe(void)
 	}
 }
 
+const char *unix_variable(const char *name)
+{
+#ifdef PROA_HAVE_SECURE_GETENV
+	return secure_getenv(name);
+#elif defined PROA_HAVE_ISSETUGID
+	return issetugid() ? NULL : getenv(name);
+#else
+	return getuid() != geteuid() || getgid() != getegid() ? NULL : getenv(name);
+#endif
+}
+
 int32_t unix_close(int fd)
 {
 	/* Linux and the BSDs have let the descriptor go even when this says
@@ -65,6 +103,7 @@ int32_t unix_close(int fd)
 	return close(fd) == 0 || errno == EINTR ? 0 : unix_error(errno);
 }
 
+#ifdef PROA_HAVE_EPOLL
 int unix_outer_open(struct proa_port *port, int inner)
 {
 	struct epoll_event event = { .events = EPOLLIN };
@@ -104,3 +143,75 @@ void unix_outer_close(struct proa_port *port)
 		close(port->outer_timer);
 	port->outer = port->outer_timer = -1;
 }
+#elif defined PROA_HAVE_KQUEUE
+/* A kqueue around the engine's, with a timer of its own: EVFILT_TIMER, where it
+ * is known in ns (NOTE_NSECONDS: macOS, FreeBSD, NetBSD 10, OpenBSD 7.5), else in
+ * ms, rounded up. */
+int unix_outer_open(struct proa_port *port, int inner)
+{
+	struct kevent changes[2];
+	int count = 1, error;
+
+	EV_SET(&changes[0], (uintptr_t)inner, EVFILT_READ, EV_ADD, 0, 0, 0);
+	if (port->wake_handle >= 0)
+		EV_SET(&changes[count++], (uintptr_t)port->wake_handle, EVFILT_READ, EV_ADD, 0, 0,
+			0);
+	port->outer = kqueue();
+	if (port->outer >= 0 && fcntl(port->outer, F_SETFD, FD_CLOEXEC) == 0 &&
+		kevent(port->outer, changes, count, NULL, 0, NULL) == 0)
+		return 0;
+	error = unix_error(errno);
+	unix_outer_close(port);
+	return error;
+}
+
+void unix_outer_arm(struct proa_port *port, int64_t when)
+{
+	int64_t left = when == PROA_FOREVER ? 0 : when - clock_now();
+	struct kevent change;
+	unsigned unit = 0;
+
+	if (port->outer < 0)
+		return;
+	/* Set again, one that has fired and was not taken out is taken back. */
+	EV_SET(&change, 1, EVFILT_TIMER, EV_DELETE, 0, 0, 0);
+	kevent(port->outer, &change, 1, NULL, 0, NULL);
+	if (when == PROA_FOREVER)
+		return;
+	if (left < 1)
+		left = 1; /* 0 is no time to some, and refused */
+#	ifdef NOTE_NSECONDS
+	unit = NOTE_NSECONDS;
+#	else
+	left = (left + PROA_MILLISECOND - 1) / PROA_MILLISECOND;
+#	endif
+	EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, unit, left, 0);
+	kevent(port->outer, &change, 1, NULL, 0, NULL);
+}
+
+void unix_outer_close(struct proa_port *port)
+{
+	/* A forked child has not inherited it. */
+	if (port->outer >= 0 && port->fork_generation == process_generation)
+		close(port->outer);
+	port->outer = -1;
+}
+#else
+int unix_outer_open(struct proa_port *port, int inner)
+{
+	(void)port;
+	(void)inner; /* there is no such descriptor: see poll_reactor.descriptor */
+	return PROA_ENOSYS;
+}
+
+void unix_outer_arm(struct proa_port *port, int64_t when)
+{
+	(void)port;
+	(void)when;
+}
+
+void unix_outer_close(struct proa_port *port)
+{
+	(void)port;
+}
+#endif

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 /* Completions taken in by one turn: what is over stays in the kernel's ring. */
@@ -282,8 +283,12 @@ static void woken(struct proa_port *port, unsigned cqe_flags)
 	struct uring *uring = uring_of(port);
 	struct io_uring_sqe *sqe;
 
-	if (cqe_flags & IORING_CQE_F_MORE)
-		return; /* each write reports; the count need not be read */
+	/* Each write reports; an eventfd's count need not be read. */
+	if (cqe_flags & IORING_CQE_F_MORE) {
+		if (port->wake_write != port->wake_handle)
+			port_wake_drain(port);
+		return;
+	}
 	port_wake_drain(port);
 	sqe = ring_request(port, uring);
 	if (sqe == NULL)
@@ -520,13 +525,13 @@ static void uring_forget(struct proa_port *port, proa_handle fd, struct handle *
 static int uring_descriptor(struct proa_port *port)
 {
 	struct uring *uring = uring_of(port);
-	int ignored;
 
 	if (uring->event >= 0)
 		return uring->event;
 	if (uring->owner == NULL)
 		ring_enable(port, uring);
-	if (unix_wake_open(&uring->event, &ignored) < 0)
+	uring->event = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (uring->event < 0)
 		return -1;
 	if (io_uring_register_eventfd(&uring->ring, uring->event) == 0)
 		return uring->event;

@@ -24,7 +24,8 @@
 
 /* What a test's process tells the parent, in memory they share. */
 struct report {
-	_Atomic(const char *) file; /* the last check that passed */
+	_Atomic(const char *) file; /* the last check that passed, in its process */
+	char where[64]; /* ... and its name, for the parent */
 	atomic_int line;
 	char reason[512]; /* of a skip, or why an engine is not there */
 	char folder[128];
@@ -54,6 +55,8 @@ static struct profile profiles[PROFILES];
 static int profile_count;
 static const char *current_profile = "";
 static struct report *report; /* in a test: its own */
+static struct report *reports; /* in memory that other programs can have, too */
+static int report_memory;
 static bool verbose;
 static int factor = 1;
 static int passed, failed, skipped;
@@ -79,7 +82,10 @@ void test_passed_line(const char *file, int line)
 	/* A check inside a helper says less than the test's own before it. */
 	if (strcmp(base_name(file), "harness.c") == 0)
 		return;
-	atomic_store_explicit(&report->file, file, memory_order_relaxed);
+	if (atomic_load_explicit(&report->file, memory_order_relaxed) != file) {
+		snprintf(report->where, sizeof(report->where), "%s", base_name(file));
+		atomic_store_explicit(&report->file, file, memory_order_relaxed);
+	}
 	atomic_store_explicit(&report->line, line, memory_order_relaxed);
 }
 
@@ -140,7 +146,9 @@ const char *test_profile(void)
 
 const char *test_engine(void)
 {
-	return strncmp(current_profile, "io_uring", 8) == 0 ? "io_uring" : current_profile;
+	if (strncmp(current_profile, "io_uring", 8) == 0)
+		return "io_uring";
+	return strcmp(current_profile, "kqueue-plain") == 0 ? "kqueue" : current_profile;
 }
 
 int test_factor(void)
@@ -757,21 +765,50 @@ static void run_test(const struct test *test)
 	exit(0);
 }
 
+/* Where this profile's engine is in a build of its own (kqueue, on Linux) the
+ * tests are in another program: ours with the profile's name behind. In a forked
+ * child: becomes it, for one test (NULL: to probe the engine). Returns if there is
+ * no such program. */
+static void become_other(
+	const struct profile *profile, const struct report *own, const struct test *test)
+{
+	char program[512], memory[16], place[16];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 64);
+
+	if (n < 0)
+		return;
+	snprintf(program + n, sizeof(program) - (size_t)n, "-%s", profile->name);
+	if (access(program, X_OK) < 0)
+		return;
+	snprintf(memory, sizeof(memory), "%d", report_memory);
+	snprintf(place, sizeof(place), "%d", (int)(own - reports));
+	execl(program, program, "--one", memory, place, profile->name,
+		test != NULL ? test->name : "", (char *)NULL);
+	_exit(127);
+}
+
+static void probe_here(const struct profile *profile, struct report *own)
+{
+	struct proa_port *port;
+
+	choose_engine(profile);
+	if (proa_port_open(NULL, &port) < 0)
+		snprintf(own->reason, sizeof(own->reason), "%s", proa_port_open_why());
+	else if (strcmp(proa_engine_name(port), test_engine()) != 0)
+		snprintf(own->reason, sizeof(own->reason), "a port opens with %s instead",
+			proa_engine_name(port));
+	_exit(own->reason[0] != '\0');
+}
+
 /* Is the engine there at all? Its reason, if not, in `own->reason`. */
 static void probe(const struct profile *profile, struct report *own)
 {
-	struct proa_port *port;
 	pid_t pid = fork();
 	int status;
 
 	if (pid == 0) {
-		choose_engine(profile);
-		if (proa_port_open(NULL, &port) < 0)
-			snprintf(own->reason, sizeof(own->reason), "%s", proa_port_open_why());
-		else if (strcmp(proa_engine_name(port), test_engine()) != 0)
-			snprintf(own->reason, sizeof(own->reason), "a port opens with %s instead",
-				proa_engine_name(port));
-		_exit(own->reason[0] != '\0');
+		become_other(profile, own, NULL);
+		probe_here(profile, own);
 	}
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
 		snprintf(own->reason, sizeof(own->reason), "%s", strerror(errno));
@@ -794,6 +831,8 @@ static void start(struct running *place, const struct profile *profile, struct t
 	place->pid = fork();
 	if (place->pid == 0) {
 		become_test(profile, place->report, place->output);
+		become_other(profile, place->report, test);
+		close(report_memory);
 		run_test(test);
 	}
 	if (place->pid < 0) {
@@ -823,8 +862,6 @@ static void show_line(const char *what, const struct profile *profile, const str
 
 static void show_failure(const struct running *place, const struct profile *profile, int status)
 {
-	const char *file = atomic_load(&place->report->file);
-
 	show_line("FAILED", profile, place->test);
 	if (place->late)
 		printf(": out of time");
@@ -832,8 +869,8 @@ static void show_failure(const struct running *place, const struct profile *prof
 		printf(": signal %d (%s)", WTERMSIG(status), strsignal(WTERMSIG(status)));
 	else
 		printf(": exit %d", WEXITSTATUS(status));
-	if (file != NULL)
-		printf("; the last check that held: %s:%d", base_name(file),
+	if (place->report->where[0] != '\0')
+		printf("; the last check that held: %s:%d", place->report->where,
 			atomic_load(&place->report->line));
 	printf("\n");
 	show_output(place->output);
@@ -1077,14 +1114,43 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 	return factor >= 1;
 }
 
+static bool map_reports(void)
+{
+	reports = mmap(NULL, AT_ONCE * sizeof(*reports), PROT_READ | PROT_WRITE, MAP_SHARED,
+		report_memory, 0);
+	return reports != MAP_FAILED;
+}
+
+/* What become_other() has started: never returns. */
+static int run_one(char **arguments)
+{
+	struct profile profile = { .name = arguments[2] };
+	struct test *test = tests;
+
+	report_memory = atoi(arguments[0]);
+	if (!map_reports())
+		return 2;
+	close(report_memory);
+	report = &reports[atoi(arguments[1])];
+	choose_engine(&profile);
+	if (arguments[3][0] == '\0')
+		probe_here(&profile, report);
+	setvbuf(stdout, NULL, _IONBF, 0);
+	while (test != NULL && strcmp(test->name, arguments[3]) != 0)
+		test = test->next;
+	if (test != NULL)
+		run_test(test);
+	return 2;
+}
+
 static void prepare_places(struct running *places)
 {
 	sigset_t child;
-	struct report *reports = mmap(NULL, AT_ONCE * sizeof(*reports), PROT_READ | PROT_WRITE,
-		MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
-	if (reports == MAP_FAILED) {
-		perror("mmap");
+	report_memory = memfd_create("reports", 0);
+	if (report_memory < 0 || ftruncate(report_memory, AT_ONCE * sizeof(*reports)) < 0 ||
+		!map_reports()) {
+		perror("memory for reports");
 		exit(2);
 	}
 	for (int i = 0; i < AT_ONCE; i++)
@@ -1097,13 +1163,15 @@ static void prepare_places(struct running *places)
 int main(int argc, char **argv)
 {
 	static const char *const usual[] = { "io_uring", "io_uring-basic", "epoll", "poll",
-		"select" };
+		"select", "kqueue", "kqueue-plain" };
 	struct running places[AT_ONCE] = { 0 };
 	struct wishes wishes = { 0 };
 	FILE *matrix;
 
 	if (getenv("TEST_TIME_FACTOR") != NULL)
 		factor = atoi(getenv("TEST_TIME_FACTOR"));
+	if (argc == 6 && strcmp(argv[1], "--one") == 0)
+		return run_one(argv + 2);
 	if (!read_wishes(argc, argv, &wishes))
 		return usage(argv[0]);
 	if (!sort_tests())

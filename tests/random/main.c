@@ -20,6 +20,8 @@ static const struct profile profiles[] = {
 	{ "epoll", "epoll", NULL },
 	{ "poll", "poll", NULL },
 	{ "select", "select", NULL },
+	{ "kqueue", "kqueue", NULL },
+	{ "kqueue-plain", "kqueue", NULL },
 };
 
 #define PROFILES       (sizeof(profiles) / sizeof(profiles[0]))
@@ -30,8 +32,8 @@ static const struct profile profiles[] = {
 static struct {
 	uint64_t seed;
 	unsigned count, steps;
-	bool verbose, wanted[PROFILES];
-} wishes = { 1, DEFAULT_COUNT, DEFAULT_STEPS, false, { false } };
+	bool verbose, child, wanted[PROFILES];
+} wishes = { 1, DEFAULT_COUNT, DEFAULT_STEPS, false, false, { false } };
 
 static int passed, failed, skipped;
 
@@ -40,31 +42,6 @@ static void use_profile(const struct profile *profile)
 	setenv("PROA_ENGINE", profile->engine, 1);
 	if (profile->off != NULL)
 		setenv("PROA_URING_OFF", profile->off, 1);
-}
-
-/* In a child, for this process must not hold a ring. */
-static bool profile_works(const struct profile *profile)
-{
-	struct proa_port *port;
-	pid_t child;
-	int status;
-
-	fflush(NULL);
-	child = fork();
-	if (child < 0)
-		return false;
-	if (child == 0) {
-		alarm(10);
-		use_profile(profile);
-		if (proa_port_open(NULL, &port) == 0) {
-			proa_port_close(port);
-			_exit(0);
-		}
-		printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
-		fflush(stdout);
-		_exit(1);
-	}
-	return waitpid(child, &status, 0) == child && status == 0;
 }
 
 static int time_factor(void)
@@ -102,6 +79,72 @@ static void watch_signals(void)
 }
 #endif
 
+/* Where the engine is in a build of its own (kqueue, on Linux), it is another
+ * program: ours with the profile's name behind. In a forked child: becomes that,
+ * for `count` seeds (0: to see whether the engine works), if it is there. */
+static void become_other(const struct profile *profile, uint64_t seed, unsigned count)
+{
+	char program[512], first[24], many[16], steps[16];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 64);
+
+	if (n < 0)
+		return;
+	snprintf(program + n, sizeof(program) - (size_t)n, "-%s", profile->name);
+	if (access(program, X_OK) < 0)
+		return;
+	snprintf(first, sizeof(first), "%llu", (unsigned long long)seed);
+	snprintf(many, sizeof(many), "%u", count);
+	snprintf(steps, sizeof(steps), "%u", wishes.steps);
+	execl(program, program, "--child", "--engine", profile->name, "--seed", first, "--count",
+		many, "--steps", steps, wishes.verbose ? "-v" : (char *)NULL, (char *)NULL);
+	_exit(127);
+}
+
+/* What it was started for by become_other(): says nothing but what the seed does. */
+static int run_as_child(void)
+{
+	const struct profile *profile = profiles;
+	struct proa_port *port;
+
+	while (!wishes.wanted[profile - profiles])
+		profile++;
+	use_profile(profile);
+	if (wishes.count > 0) {
+		watch_signals();
+		return run_seed(profile->name, wishes.seed, wishes.steps, wishes.verbose);
+	}
+	if (proa_port_open(NULL, &port) < 0)
+		return 1;
+	proa_port_close(port);
+	return 0;
+}
+
+/* In a child, for this process must not hold a ring. */
+static bool profile_works(const struct profile *profile)
+{
+	struct proa_port *port;
+	pid_t child;
+	int status;
+
+	fflush(NULL);
+	child = fork();
+	if (child < 0)
+		return false;
+	if (child == 0) {
+		alarm(10);
+		become_other(profile, 0, 0);
+		use_profile(profile);
+		if (proa_port_open(NULL, &port) == 0) {
+			proa_port_close(port);
+			_exit(0);
+		}
+		printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
+		fflush(stdout);
+		_exit(1);
+	}
+	return waitpid(child, &status, 0) == child && status == 0;
+}
+
 /* The child watches its own time and says what hangs; the alarm is for one that
  * doesn't come back from a call. */
 static bool run_one(const struct profile *profile, uint64_t seed)
@@ -118,6 +161,7 @@ static bool run_one(const struct profile *profile, uint64_t seed)
 	if (child == 0) {
 		watch_signals();
 		alarm((unsigned)(SECONDS_A_SEED * time_factor()));
+		become_other(profile, seed, 1);
 		use_profile(profile);
 		exit(run_seed(profile->name, seed, wishes.steps, wishes.verbose));
 	}
@@ -155,7 +199,8 @@ static void run_profile(const struct profile *profile)
 static int usage(void)
 {
 	fprintf(stderr, "usage: random [--engine NAME]... [--seed N] [--count N] [--steps N] [-v]\n"
-			"engines: io_uring io_uring-basic epoll poll select\n");
+			"engines: io_uring io_uring-basic epoll poll select kqueue "
+			"kqueue-plain\n");
 	return 2;
 }
 
@@ -174,6 +219,8 @@ static bool read_arguments(int argc, char **argv, bool *any)
 
 		if (strcmp(argv[i], "-v") == 0)
 			wishes.verbose = true;
+		else if (strcmp(argv[i], "--child") == 0)
+			wishes.child = true;
 		else if (has_value && strcmp(argv[i], "--seed") == 0)
 			wishes.seed = strtoull(argv[++i], NULL, 0);
 		else if (has_value && strcmp(argv[i], "--count") == 0)
@@ -194,6 +241,8 @@ int main(int argc, char **argv)
 
 	if (!read_arguments(argc, argv, &any))
 		return usage();
+	if (wishes.child)
+		return any ? run_as_child() : 2;
 	for (size_t i = 0; i < PROFILES; i++)
 		if (!any || wishes.wanted[i])
 			run_profile(&profiles[i]);
