@@ -7,10 +7,9 @@
  * was seen: EAGAIN, or on TCP a short read, ends "ready"; an event begins it. A
  * short read says nothing once the peer's end, an error or urgent data was
  * reported: data and FIN that came together give no second event. */
-#include "engines/unix/unix.h"
+#include "engines/attempt.h"
 #include "emu/reactor.h"
 
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,6 +26,7 @@
 #define EMU_NO_OUT    0x08u
 #define EMU_UNTRUSTED 0x10u /* short reads prove nothing */
 #define EMU_HOT       0x20u /* on the list of those to be served again */
+#define EMU_ASKED     0x40u /* on the list of those to be asked now and then */
 
 /* One handle's share of a turn. */
 #define SHARE 16
@@ -35,19 +35,29 @@
 #define RUN       16
 #define RUN_BYTES (16u * 1024)
 
-#define IN_EVENTS  (POLLIN | POLLPRI | UNIX_POLLRDHUP)
+#define IN_EVENTS  (POLLIN | POLLPRI | POLLRDHUP)
 #define OUT_EVENTS (POLLOUT)
+
+/* Between looks at what can't be waited for: pipes on Windows. Doubled each time
+ * that nothing was there. */
+#define ASK_FIRST PROA_MILLISECOND
+#define ASK_MOST  (16 * PROA_MILLISECOND)
 
 struct hot {
 	int fd;
 	uint8_t generation;
 };
 
+struct hot_list {
+	struct hot *hot;
+	uint32_t count, room;
+};
+
 struct world {
 	const struct reactor *reactor;
 	void *backend;
-	struct hot *hot;
-	uint32_t hot_count, hot_room;
+	struct hot_list hot, asked;
+	int64_t ask; /* the present interval */
 	/* What the last wait brought, of which [next, count) is still to be served. */
 	int next, count;
 	size_t received; /* by this turn */
@@ -91,25 +101,32 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 	return error;
 }
 
-static void make_hot(struct proa_port *port, int fd, struct handle *handle)
+/* `bit` says that the handle is on the list. False: no memory. */
+static bool enlist(struct hot_list *list, int fd, struct handle *handle, uint8_t bit)
 {
-	struct world *world = world_of(port);
 	struct hot *hot;
 	uint32_t room;
 
-	if (handle->engine & EMU_HOT)
-		return;
-	if (world->hot_count == world->hot_room) {
-		room = world->hot_room == 0 ? 64 : world->hot_room * 2;
-		hot = realloc(world->hot, room * sizeof *hot);
+	if (handle->engine & bit)
+		return true;
+	if (list->count == list->room) {
+		room = list->room == 0 ? 64 : list->room * 2;
+		hot = realloc(list->hot, room * sizeof *hot);
 		if (hot == NULL)
-			return; /* it is served once more at the next event */
-		world->hot = hot;
-		world->hot_room = room;
+			return false;
+		list->hot = hot;
+		list->room = room;
 	}
-	handle->engine |= EMU_HOT;
-	world->hot[world->hot_count].fd = fd;
-	world->hot[world->hot_count++].generation = handle->generation;
+	handle->engine |= bit;
+	list->hot[list->count].fd = fd;
+	list->hot[list->count++].generation = handle->generation;
+	return true;
+}
+
+static void make_hot(struct proa_port *port, int fd, struct handle *handle)
+{
+	/* Without memory it is served once more at the next event. */
+	enlist(&world_of(port)->hot, fd, handle, EMU_HOT);
 }
 
 static uint8_t direction(short events)
@@ -173,8 +190,18 @@ static bool is_multi(const struct proa_op *op)
 /* Lets it wait for the system's word. */
 static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
-	int32_t error = enroll(port, attempt_descriptor(op), handle, op_direction(op));
+	struct world *world = world_of(port);
+	int32_t error;
 
+	if (UNLIKELY(world->reactor->sockets_only && handle->type == HANDLE_PIPE)) {
+		if (!enlist(&world->asked, op->handle_, handle, EMU_ASKED))
+			return PROA_ENOMEM;
+		world->ask = ASK_FIRST;
+		if (later(clock_now(), ASK_FIRST) < port->turn_due)
+			port->turn_due = later(clock_now(), ASK_FIRST);
+		return STEP_STARTED;
+	}
+	error = enroll(port, attempt_descriptor(op), handle, op_direction(op));
 	return error < 0 ? error : STEP_STARTED;
 }
 
@@ -457,34 +484,52 @@ static void reported(struct proa_port *port, const struct reactor_event *event)
 		refused(port, event);
 		return;
 	}
-	if (event->events & (POLLIN | POLLPRI | UNIX_POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
+	if (event->events & (POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
 		handle->engine &= (uint8_t)~EMU_NO_IN;
 	if (event->events & (POLLOUT | POLLHUP | POLLERR | POLLNVAL))
 		handle->engine &= (uint8_t)~EMU_NO_OUT;
-	if (event->events & (POLLPRI | UNIX_POLLRDHUP | POLLHUP | POLLERR))
+	if (event->events & (POLLPRI | POLLRDHUP | POLLHUP | POLLERR))
 		handle->engine |= EMU_UNTRUSTED;
 	serve(port, event->fd, handle, false);
 }
 
 /* Those whose share of an earlier turn did not suffice. */
-static void serve_hot(struct proa_port *port, uint32_t count)
+static void serve_hot(struct proa_port *port, struct hot_list *list, uint32_t count, uint8_t bit)
 {
-	struct world *world = world_of(port);
 	struct handle *handle;
 	struct hot hot;
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		hot = world->hot[i];
+		hot = list->hot[i];
 		handle = handle_find(port, hot.fd);
 		if (handle->generation != hot.generation)
 			continue;
-		handle->engine &= (uint8_t)~EMU_HOT;
+		handle->engine &= (uint8_t)~bit;
+		if (bit == EMU_ASKED)
+			handle->engine &= (uint8_t) ~(EMU_NO_IN | EMU_NO_OUT);
 		serve(port, hot.fd, handle, true);
+		/* While somebody waits it is asked again. */
+		if (bit == EMU_ASKED && handle->generation == hot.generation &&
+			(handle->recvs != NULL || handle->others != NULL))
+			enlist(list, hot.fd, handle, bit);
 	}
 	/* Those that came meanwhile are for the next turn. */
-	memmove(world->hot, world->hot + count, (world->hot_count - count) * sizeof *world->hot);
-	world->hot_count -= count;
+	memmove(list->hot, list->hot + count, (list->count - count) * sizeof *list->hot);
+	list->count -= count;
+}
+
+/* Nothing tells of these. */
+static void ask(struct proa_port *port, struct world *world)
+{
+	uint64_t before = port->stats.completed;
+
+	serve_hot(port, &world->asked, world->asked.count, EMU_ASKED);
+	if (port->stats.completed != before)
+		world->ask = ASK_FIRST;
+	else if (world->ask < ASK_MOST)
+		world->ask *= 2;
+	port->turn_due = world->asked.count == 0 ? PROA_FOREVER : later(clock_now(), world->ask);
 }
 
 static void look(struct proa_port *port, struct world *world, int64_t timeout)
@@ -506,13 +551,15 @@ static void look(struct proa_port *port, struct world *world, int64_t timeout)
 static void emu_turn(struct proa_port *port, int64_t timeout)
 {
 	struct world *world = world_of(port);
-	uint32_t hot = world->hot_count;
+	uint32_t hot = world->hot.count;
 	int until;
 
 	if (world->next == world->count)
 		look(port, world, hot > 0 ? 0 : timeout);
 	if (hot > 0)
-		serve_hot(port, hot);
+		serve_hot(port, &world->hot, hot, EMU_HOT);
+	if (UNLIKELY(world->asked.count > 0) && port->turn_due <= clock_now())
+		ask(port, world);
 	do {
 		until = world->count - world->next > RUN ? world->next + RUN : world->count;
 		world->received = 0;
@@ -557,7 +604,8 @@ static void emu_close(struct proa_port *port)
 	struct world *world = world_of(port);
 
 	world->reactor->close(world->backend);
-	free(world->hot);
+	free(world->hot.hot);
+	free(world->asked.hot);
 	free(world);
 	port->world = NULL;
 }
@@ -570,7 +618,8 @@ static void emu_abandon(struct proa_port *port)
 		world->reactor->abandon(world->backend);
 	else
 		world->reactor->close(world->backend);
-	free(world->hot);
+	free(world->hot.hot);
+	free(world->asked.hot);
 	free(world);
 	port->world = NULL;
 }

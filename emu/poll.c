@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engines/unix/unix.h"
+#include "engines/attempt.h"
 
 struct polled {
 	struct pollfd *entries;

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engines/unix/unix.h"
+#include "engines/attempt.h"
 
 /* What an fd_set is made of: sys/types.h of macOS, sys/select.h of the others. */
 #if defined __APPLE__ || defined __OpenBSD__ || defined __NetBSD__

@@ -8,8 +8,6 @@
 #ifndef PROA_ENGINES_ENGINE_H
 #define PROA_ENGINES_ENGINE_H
 
-#include <sys/uio.h>
-
 #include "lib/port.h"
 
 /* What start() gives besides a result of the attempt. */
@@ -59,13 +57,13 @@ struct engine {
 	void (*pool_reclaim)(struct proa_port *port, struct proa_pool *pool);
 };
 
-extern const struct engine uring_engine, epoll_engine, poll_engine, select_engine;
-extern const struct engine kqueue_engine;
+extern const struct engine iocp_engine, uring_engine, epoll_engine, kqueue_engine, poll_engine,
+	select_engine;
 
 /* lib/lane.c, for start(): the bytes of the lane's head and of the sends behind
  * it, as far as `room` slices go; marks those ops OPT_GATHERED. The number of
  * slices; *bytes is their sum, *more whether the last one said PROA_CORK. */
-int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slices, int room,
+int lane_gather(struct proa_port *port, struct proa_op *head, struct proa_slice *slices, int room,
 	size_t *bytes, bool *more);
 
 #endif

@@ -2,17 +2,31 @@
  *
  * The text is canonical: numbers alone (RFC 5952 for IPv6, RFC 4007 for its
  * zones), a port without leading zeros. */
-#include <arpa/inet.h>
-#include <errno.h>
-#include <net/if.h>
-#include <netinet/in.h>
+#ifdef _WIN32
+#	include <winsock2.h>
+#	include <ws2tcpip.h>
+#	include <iphlpapi.h>
+#	include <netioapi.h>
+#	include <afunix.h>
+#else
+#	include <arpa/inet.h>
+#	include <errno.h>
+#	include <net/if.h>
+#	include <netinet/in.h>
+#	include <sys/socket.h>
+#	include <sys/un.h>
+#endif
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <proa/proa.h>
+
+#ifdef _WIN32
+#	define SOCKET_OF(handle) ((SOCKET)(handle))
+#else
+#	define SOCKET_OF(handle) (handle)
+#endif
 
 #define UNIX_PREFIX        "unix:"
 #define UNIX_PREFIX_LENGTH (sizeof UNIX_PREFIX - 1)
@@ -78,23 +92,25 @@ static bool parse_zone(const char *zone, uint32_t *out)
 	return true;
 }
 
-static int parse_ipv6(struct proa_address *out, char *host, in_port_t port)
+static int parse_ipv6(struct proa_address *out, char *host, uint16_t port)
 {
 	struct sockaddr_in6 *to = (struct sockaddr_in6 *)&out->to.storage;
 	char *zone = strchr(host, '%');
+	uint32_t number = 0;
 
 	if (zone != NULL) {
 		*zone++ = '\0';
-		if (!parse_zone(zone, &to->sin6_scope_id))
+		if (!parse_zone(zone, &number))
 			return PROA_EINVAL;
 	}
+	to->sin6_scope_id = number;
 	to->sin6_family = AF_INET6;
 	to->sin6_port = port;
 	out->length = sizeof *to;
 	return inet_pton(AF_INET6, host, &to->sin6_addr) == 1 ? 0 : PROA_EINVAL;
 }
 
-static int parse_ipv4(struct proa_address *out, const char *host, in_port_t port)
+static int parse_ipv4(struct proa_address *out, const char *host, uint16_t port)
 {
 	struct sockaddr_in *to = (struct sockaddr_in *)&out->to.storage;
 
@@ -181,8 +197,12 @@ static size_t text_ipv6(const struct sockaddr_in6 *to, char text[PROA_ADDRESS_TE
 	inet_ntop(AF_INET6, &to->sin6_addr, host, sizeof host);
 	if (to->sin6_scope_id != 0) {
 		zone[0] = '%';
+#ifdef _WIN32 /* where zones are written as numbers */
+		snprintf(zone + 1, IF_NAMESIZE, "%u", (unsigned)to->sin6_scope_id);
+#else
 		if (if_indextoname(to->sin6_scope_id, zone + 1) == NULL)
 			snprintf(zone + 1, IF_NAMESIZE, "%u", (unsigned)to->sin6_scope_id);
+#endif
 	}
 	return (size_t)snprintf(
 		text, PROA_ADDRESS_TEXT, "[%s%s]:%u", host, zone, (unsigned)ntohs(to->sin6_port));
@@ -219,6 +239,15 @@ int proa_address_text(const struct proa_address *address, char *text, size_t siz
 	return (int)length;
 }
 
+static int address_error(void)
+{
+#ifdef _WIN32
+	return proa_error_from_system((unsigned long)WSAGetLastError());
+#else
+	return proa_error_from_system((unsigned long)errno);
+#endif
+}
+
 static int ask_address(proa_handle handle, bool peer, struct proa_address *out)
 {
 	struct proa_address address;
@@ -226,13 +255,13 @@ static int ask_address(proa_handle handle, bool peer, struct proa_address *out)
 	int code;
 
 	memset(&address, 0, sizeof address);
-	code = peer ? getpeername(handle, &address.to.any, &length)
-		    : getsockname(handle, &address.to.any, &length);
+	code = peer ? getpeername(SOCKET_OF(handle), &address.to.any, &length)
+		    : getsockname(SOCKET_OF(handle), &address.to.any, &length);
 	if (code < 0)
-		return proa_error_from_system((unsigned long)errno);
-	if (length > sizeof address.to.storage)
+		return address_error();
+	if ((size_t)length > sizeof address.to.storage)
 		length = sizeof address.to.storage;
-	address.length = length;
+	address.length = (uint32_t)length;
 	*out = address;
 	return 0;
 }

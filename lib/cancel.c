@@ -3,6 +3,7 @@
 #include "lib/port.h"
 
 #include "engines/engine.h"
+#include "engines/system.h"
 #include "lib/workers.h"
 
 static void close_cancel(struct proa_port *port, struct proa_op *close)
@@ -23,8 +24,14 @@ static void close_cancel(struct proa_port *port, struct proa_op *close)
 
 static void worker_cancel(struct proa_port *port, struct proa_op *op)
 {
-	if (op->kind_ == PROA_OP_RESOLVE ? resolve_abandon(op) : workers_withdraw(port, op))
+	bool withdrawn = op->kind_ == PROA_OP_RESOLVE                  ? resolve_abandon(op)
+			 : CHILD_IS_TOLD && op->kind_ == PROA_OP_CHILD ? child_abandon(op)
+								       : workers_withdraw(port, op);
+
+	if (withdrawn)
 		op_stepped(port, op, PROA_ECANCELED, 0);
+	else if (op->handle_ != PROA_NO_HANDLE)
+		file_interrupt(op);
 }
 
 void op_cancel(struct proa_port *port, struct proa_op *op)
@@ -161,7 +168,7 @@ static struct proa_op *find_ticket(struct proa_op *list, uint64_t serial)
 void proa_cancel_ticket(struct proa_port *port, uint64_t ticket)
 {
 	uint64_t serial = ticket >> TICKET_HANDLE_BITS;
-	proa_handle fd = (proa_handle)(ticket & TICKET_HANDLE_MASK) - 1;
+	proa_handle fd = handle_numbered((int)(ticket & TICKET_HANDLE_MASK) - 1);
 	struct handle *handle = handle_find(port, fd);
 	struct proa_op *op;
 
@@ -199,7 +206,7 @@ void port_cancel_all(struct proa_port *port)
 	int fd;
 
 	port->cancelling_all = true;
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		op_cancel_list(port, &handle->recvs, 0);
 		op_cancel_list(port, &handle->others, 0);

@@ -2,13 +2,14 @@
 #include "engines/engine.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "engines/unix/unix.h"
+#include "engines/system.h"
 
 static const struct engine *const engines[] = {
+#ifdef PROA_HAVE_IOCP
+	&iocp_engine,
+#endif
 #ifdef PROA_HAVE_URING
 	&uring_engine,
 #endif
@@ -34,7 +35,9 @@ static const char *const absent[] = {
 #ifndef PROA_HAVE_KQUEUE
 	"kqueue",
 #endif
+#ifndef PROA_HAVE_IOCP
 	"iocp",
+#endif
 };
 
 static int engine_open(struct proa_port *port, const struct engine *engine,
@@ -44,7 +47,7 @@ static int engine_open(struct proa_port *port, const struct engine *engine,
 
 	port->engine = engine;
 	if (engine->wake == NULL && port->wake_handle < 0) {
-		error = unix_wake_open(&port->wake_handle, &port->wake_write);
+		error = system_wake_open(&port->wake_handle, &port->wake_write);
 		if (error < 0) {
 			snprintf(why, size, "no descriptor to wake up by: %s",
 				proa_error_text(error));
@@ -109,7 +112,7 @@ int engine_choose(
 	const char *name = options->engine;
 
 	if (name == NULL)
-		name = unix_variable("PROA_ENGINE");
+		name = system_variable("PROA_ENGINE");
 	if (name != NULL && name[0] != '\0')
 		return choose_named(port, options, name, why, size);
 	return choose_best(port, options, why, size);

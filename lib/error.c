@@ -1,6 +1,8 @@
 /* Error codes: their names, their meaning in a phrase, the system's values as
  * ours; and what happens on misuse. */
-#include <errno.h>
+#if !defined(_WIN32)
+#	include <errno.h>
+#endif
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,22 +102,24 @@ const char *proa_error_name(int code)
 
 const char *proa_error_text(int code)
 {
-#define TEXT(name, text)  \
-	case PROA_##name: \
+#define PHRASE(name, text) \
+	case PROA_##name:  \
 		return text;
 	switch (code) {
-		SYSTEM_ERRORS(TEXT)
-		OWN_ERRORS(TEXT)
+		SYSTEM_ERRORS(PHRASE)
+		OWN_ERRORS(PHRASE)
 	}
-#undef TEXT
+#undef PHRASE
 	return code >= 0 ? "no error" : "unknown error";
 }
+
+#if !defined(_WIN32) /* there: engines/windows/error.c */
 
 /* Values that no code of ours stands for are PROA_EIO: an error all the same. */
 int proa_error_from_system(unsigned long value)
 {
-#define CODE(name, text) \
-	case name:       \
+#	define CODE(name, text) \
+	case name:               \
 		return PROA_##name;
 	switch (value) {
 		SYSTEM_ERRORS(CODE)
@@ -127,18 +131,20 @@ int proa_error_from_system(unsigned long value)
 		return PROA_ENOMEM;
 	case ESHUTDOWN: /* a socket's; our own number says that the port is shut */
 		return PROA_EPIPE;
-#if EWOULDBLOCK != EAGAIN
+#	if EWOULDBLOCK != EAGAIN
 	case EWOULDBLOCK:
 		return PROA_EAGAIN;
-#endif
-#if ENOTSUP != EOPNOTSUPP
+#	endif
+#	if ENOTSUP != EOPNOTSUPP
 	case ENOTSUP:
 		return PROA_EOPNOTSUPP;
-#endif
+#	endif
 	}
-#undef CODE
+#	undef CODE
 	return PROA_EIO;
 }
+
+#endif
 
 /* In the order of enum proa_kind. */
 static const char *const kind_names[] = {

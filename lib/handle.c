@@ -2,13 +2,12 @@
  * a handle's ops first, then the descriptor, then its close's completion. */
 #include "lib/port.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engines/engine.h"
-#include "engines/unix/unix.h"
+#include "engines/system.h"
+#include "lib/thread.h"
 
 /* ---- which port a descriptor is tied to, in the whole process -------------- */
 
@@ -18,29 +17,29 @@
 #define OWNER_CHUNKS 4096
 
 static _Atomic(_Atomic(struct proa_port *) *) owners[OWNER_CHUNKS];
-static pthread_mutex_t owners_lock = PTHREAD_MUTEX_INITIALIZER;
+static thread_mutex owners_lock = THREAD_MUTEX;
 
-static _Atomic(struct proa_port *) *owner_of(int fd)
+static _Atomic(struct proa_port *) *owner_of(proa_handle fd)
 {
-	size_t chunk = (size_t)fd / OWNER_CHUNK;
+	size_t at = (size_t)(unsigned)handle_index(fd), chunk = at / OWNER_CHUNK;
 	_Atomic(struct proa_port *) *entries;
 
 	if (chunk >= OWNER_CHUNKS)
 		return NULL;
 	entries = atomic_load_explicit(&owners[chunk], memory_order_acquire);
 	if (entries == NULL) {
-		pthread_mutex_lock(&owners_lock);
+		mutex_lock(&owners_lock);
 		entries = atomic_load_explicit(&owners[chunk], memory_order_relaxed);
 		if (entries == NULL) {
 			entries = calloc(OWNER_CHUNK, sizeof *entries);
 			atomic_store_explicit(&owners[chunk], entries, memory_order_release);
 		}
-		pthread_mutex_unlock(&owners_lock);
+		mutex_unlock(&owners_lock);
 	}
-	return entries == NULL ? NULL : &entries[fd % OWNER_CHUNK];
+	return entries == NULL ? NULL : &entries[at % OWNER_CHUNK];
 }
 
-static bool owned_by_another(struct proa_port *port, int fd)
+static bool owned_by_another(struct proa_port *port, proa_handle fd)
 {
 	_Atomic(struct proa_port *) *owner = fd < 0 ? NULL : owner_of(fd);
 	struct proa_port *other = owner == NULL ? NULL : atomic_load(owner);
@@ -48,7 +47,7 @@ static bool owned_by_another(struct proa_port *port, int fd)
 	return other != NULL && other != port;
 }
 
-static void untie(struct proa_port *port, int fd)
+static void untie(struct proa_port *port, proa_handle fd)
 {
 	_Atomic(struct proa_port *) *owner = owner_of(fd);
 
@@ -61,7 +60,7 @@ static void untie(struct proa_port *port, int fd)
 int handle_get(struct proa_port *port, proa_handle fd, struct handle **out)
 {
 	struct handle_table *table = &port->handles;
-	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK, count;
+	size_t at = (size_t)(unsigned)handle_index(fd), chunk = at / HANDLE_CHUNK, count;
 	struct handle **chunks;
 
 	if (fd < 0)
@@ -82,13 +81,14 @@ int handle_get(struct proa_port *port, proa_handle fd, struct handle **out)
 		if (table->chunks[chunk] == NULL)
 			return PROA_ENOMEM;
 	}
-	*out = &table->chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
+	*out = &table->chunks[chunk][at % HANDLE_CHUNK];
 	return 0;
 }
 
 int handle_next(const struct proa_port *port, int fd)
 {
-	size_t most = port->handles.count * HANDLE_CHUNK, at = (size_t)(unsigned)fd;
+	size_t most = port->handles.count * HANDLE_CHUNK;
+	size_t at = (size_t)(unsigned)(handle_index(fd) + 1);
 
 	while (at < most) {
 		struct handle *chunk = port->handles.chunks[at / HANDLE_CHUNK], *handle;
@@ -99,7 +99,7 @@ int handle_next(const struct proa_port *port, int fd)
 		}
 		handle = &chunk[at % HANDLE_CHUNK];
 		if ((handle->state & HANDLE_TIED) || !handle_idle(handle))
-			return (int)at;
+			return handle_numbered((int)at);
 		at++;
 	}
 	return -1;
@@ -109,7 +109,7 @@ void handles_free(struct proa_port *port)
 {
 	int fd;
 
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1))
+	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd))
 		untie(port, fd);
 	for (size_t i = 0; i < port->handles.count; i++)
 		free(port->handles.chunks[i]);
@@ -119,7 +119,7 @@ void handles_free(struct proa_port *port)
 
 /* ---- ties ---------------------------------------------------------------------- */
 
-static int take_ownership(struct proa_port *port, int fd)
+static int take_ownership(struct proa_port *port, proa_handle fd)
 {
 	_Atomic(struct proa_port *) *owner = owner_of(fd);
 	struct proa_port *other = NULL;
@@ -137,7 +137,7 @@ static int tie_foreign(struct proa_port *port, proa_handle fd, struct handle *ha
 	bool blocking;
 	int error;
 
-	error = unix_classify(fd, &type, &blocking);
+	error = system_classify(fd, &type, &blocking);
 	if (error == 0)
 		error = take_ownership(port, fd);
 	if (error < 0)
@@ -151,7 +151,7 @@ int handle_reclassify(proa_handle fd, struct handle *handle)
 {
 	enum handle_type type;
 	bool blocking;
-	int error = unix_classify(fd, &type, &blocking);
+	int error = system_classify(fd, &type, &blocking);
 
 	if (error < 0)
 		return error;
@@ -181,7 +181,7 @@ int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, 
 	if (owner == NULL)
 		error = PROA_ENOMEM;
 	if (error < 0) {
-		close(fd);
+		system_close(fd, type);
 		return error;
 	}
 	/* A number that the kernel gives out is nobody's, whatever was noted:
@@ -232,6 +232,7 @@ int proa_detach(struct proa_port *port, proa_handle fd)
 int proa_discard(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle = handle_find(port, fd);
+	enum handle_type type = HANDLE_UNKNOWN;
 
 	if (handle != NULL && !handle_idle(handle))
 		return PROA_EBUSY;
@@ -240,10 +241,12 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 	if (handle != NULL && handle->undelivered > 0)
 		ready_purge(port, fd);
 	if (handle != NULL) {
+		if (handle->state & HANDLE_TIED)
+			type = (enum handle_type)handle->type;
 		handle->state |= HANDLE_CLOSING;
 		handle_forget(port, fd, handle);
 	}
-	if (close(fd) < 0)
+	if (system_close(fd, type) < 0)
 		return PROA_EBADF;
 	if (port->starved > 0)
 		accepts_resume(port);
@@ -303,6 +306,7 @@ bool handle_close_take(struct proa_port *port, struct proa_completion *c)
 	struct proa_op *close = c->op, *next = close->next_;
 	proa_handle fd = close->handle_;
 	struct handle *handle = handle_find(port, fd);
+	enum handle_type type = (enum handle_type)handle->type;
 
 	if (handle->undelivered > 0) {
 		handle->undelivered = 0;
@@ -312,7 +316,7 @@ bool handle_close_take(struct proa_port *port, struct proa_completion *c)
 	}
 	list_remove(&handle->others, close);
 	handle_forget(port, fd, handle);
-	c->result = unix_close(fd);
+	c->result = system_close(fd, type);
 	close->handle_ = PROA_NO_HANDLE;
 	close->next_ = NULL;
 	if (next != NULL)
@@ -329,7 +333,7 @@ int proa_release(struct proa_port *port, proa_handle fd)
 	if (!port_enter(port, NULL))
 		return PROA_EINVAL;
 	if (handle == NULL || ((handle->state & HANDLE_TIED) == 0 && handle_idle(handle)))
-		return fcntl(fd, F_GETFD) < 0 ? PROA_EBADF : 0;
+		return system_is_open(fd) ? 0 : PROA_EBADF;
 	if (handle->state & HANDLE_CLOSING)
 		return PROA_EBUSY;
 	while (!handle_idle(handle)) {

@@ -75,7 +75,7 @@ void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op
 /* Adds the slices of one send, from its first `skip` bytes on. False: no room
  * for all of them. */
 static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t skip,
-	struct iovec *slices, int room, int *used, size_t *bytes)
+	struct proa_slice *slices, int room, int *used, size_t *bytes)
 {
 	for (size_t i = 0; i < count; i++) {
 		if (skip >= from[i].length) {
@@ -84,9 +84,9 @@ static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t 
 		}
 		if (*used == room)
 			return false;
-		slices[*used].iov_base = (char *)from[i].data + skip;
-		slices[*used].iov_len = from[i].length - (size_t)skip;
-		*bytes += slices[*used].iov_len;
+		slices[*used].data = (char *)from[i].data + skip;
+		slices[*used].length = from[i].length - (slice_length)skip;
+		*bytes += slices[*used].length;
 		++*used;
 		skip = 0;
 	}
@@ -94,7 +94,7 @@ static bool gather_slices(const struct proa_slice *from, size_t count, uint64_t 
 }
 
 static bool gather_one(
-	const struct proa_op *op, struct iovec *slices, int room, int *used, size_t *bytes)
+	const struct proa_op *op, struct proa_slice *slices, int room, int *used, size_t *bytes)
 {
 	const struct proa_message *message = op->buffer_;
 	struct proa_slice whole;
@@ -111,7 +111,7 @@ static bool gather_one(
 			slices, room, used, bytes);
 	default:
 		whole.data = op->buffer_;
-		whole.length = op->length_;
+		whole.length = (slice_length)op->length_;
 		return gather_slices(&whole, 1, flight(op)->moved, slices, room, used, bytes);
 	}
 }
@@ -124,7 +124,7 @@ static bool is_plain(const struct proa_op *op)
 	       (op->flags_ & PROA_SOME) == 0 && (op->options_ & OPT_CANCEL) == 0;
 }
 
-int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slices, int room,
+int lane_gather(struct proa_port *port, struct proa_op *head, struct proa_slice *slices, int room,
 	size_t *bytes, bool *more)
 {
 	struct handle *handle = handle_find(port, head->handle_);
@@ -135,8 +135,8 @@ int lane_gather(struct proa_port *port, struct proa_op *head, struct iovec *slic
 	if (LIKELY(head->kind_ == PROA_OP_SEND && flight(head)->next == head)) {
 		*more = (head->flags_ & PROA_CORK) != 0;
 		*bytes = head->length_ - (size_t)flight(head)->moved;
-		slices->iov_base = (char *)head->buffer_ + flight(head)->moved;
-		slices->iov_len = *bytes;
+		slices->data = (char *)head->buffer_ + flight(head)->moved;
+		slices->length = (slice_length)*bytes;
 		return *bytes > 0;
 	}
 	*bytes = 0;

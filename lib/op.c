@@ -3,7 +3,7 @@
 #include "lib/port.h"
 
 #include "engines/engine.h"
-#include "engines/unix/unix.h"
+#include "engines/system.h"
 #include "lib/workers.h"
 
 #define MOST_BYTES 0x7ffff000u
@@ -116,8 +116,14 @@ void op_begin(struct proa_port *port, struct proa_op *op)
 		op->state_ = OP_LISTED;
 		error = signal_begin(port, op);
 		break;
-	case PROA_OP_DIAL:
 	case PROA_OP_CHILD:
+		if (CHILD_IS_TOLD) {
+			op->state_ = OP_WORKER;
+			error = child_begin(port, op);
+			break;
+		}
+		/* fall through */
+	case PROA_OP_DIAL:
 		op->state_ = OP_ACTIVE;
 		error = attempt_prepare(port, op);
 		if (error == 0)
@@ -175,7 +181,7 @@ static int op_find_handle(struct proa_port *port, struct proa_op *op, struct han
 
 		error = handle_get(port, op->handle_, handle);
 		if (error == 0 && ((*handle)->state & HANDLE_TIED) == 0)
-			error = unix_classify(op->handle_, &type, &blocking);
+			error = system_classify(op->handle_, &type, &blocking);
 	} else {
 		error = handle_tie(port, op->handle_, handle);
 		if (error == 0 && (*handle)->type == HANDLE_UNKNOWN)
@@ -289,7 +295,8 @@ static void chain_admit(struct proa_port *port, struct proa_op *op)
 
 static uint64_t ticket_of(const struct proa_op *op, uint64_t serial)
 {
-	return serial << TICKET_HANDLE_BITS | (((uint64_t)op->handle_ + 1) & TICKET_HANDLE_MASK);
+	return serial << TICKET_HANDLE_BITS |
+	       (((uint64_t)handle_index(op->handle_) + 1) & TICKET_HANDLE_MASK);
 }
 
 /* Most of all that is submitted: a plain send to a stream on which no other is

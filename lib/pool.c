@@ -5,11 +5,14 @@
  * its handle's of the other, go on. */
 #include "lib/port.h"
 
-#include <netinet/in.h>
+#ifndef _WIN32
+#	include <netinet/in.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 
 #include "engines/engine.h"
+#include "lib/thread.h"
 
 #define BLOCK_BUFFERS 64u /* allocated together */
 
@@ -48,7 +51,7 @@ struct proa_pool {
 	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
 	uint64_t lent, lent_peak, waits;
 	bool closed;
-	pthread_mutex_t lock;
+	thread_mutex lock;
 	struct proa_buffer *returned; /* given back by other threads; under `lock` */
 };
 
@@ -227,7 +230,7 @@ static void pool_free(struct proa_pool *pool)
 		free(pool->blocks[i]);
 	}
 	free(pool->blocks);
-	pthread_mutex_destroy(&pool->lock);
+	mutex_destroy(&pool->lock);
 	free(pool);
 }
 
@@ -256,7 +259,7 @@ int proa_pool_open_sized(struct proa_port *port, const struct proa_pool_options 
 	pool->stride = (pool->buffer_size + POOL_ADDRESS_ROOM + 63) & ~63u;
 	pool->limit = options.limit == 0 ? 65536 : options.limit;
 	pool->per_handle = options.per_handle == 0 ? 16 : options.per_handle;
-	pthread_mutex_init(&pool->lock, NULL);
+	mutex_init(&pool->lock);
 	if (options.count == 0)
 		options.count = 64;
 	if (options.count > pool->limit)
@@ -294,7 +297,7 @@ void proa_pool_close(struct proa_pool *pool)
 			;
 		*at = pool->next;
 	}
-	pthread_mutex_lock(&pool->lock);
+	mutex_lock(&pool->lock);
 	while (pool->returned != NULL) {
 		pool->returned = lent(pool->returned)->next;
 		pool->lent--;
@@ -302,7 +305,7 @@ void proa_pool_close(struct proa_pool *pool)
 	pool->port = NULL;
 	pool->closed = true;
 	last = pool->lent == 0;
-	pthread_mutex_unlock(&pool->lock);
+	mutex_unlock(&pool->lock);
 	if (last)
 		pool_free(pool);
 }
@@ -313,9 +316,9 @@ void pools_detach(struct proa_port *port)
 
 	for (pool = port->pools; pool != NULL; pool = next) {
 		next = pool->next;
-		pthread_mutex_lock(&pool->lock);
+		mutex_lock(&pool->lock);
 		pool->port = NULL;
-		pthread_mutex_unlock(&pool->lock);
+		mutex_unlock(&pool->lock);
 		pool->queue = pool->queue_tail = NULL;
 		if (port->engine->pool_close != NULL)
 			port->engine->pool_close(port, pool);
@@ -464,7 +467,7 @@ void pool_forget(struct proa_op *op)
 	op->options_ &= (uint16_t)~OPT_POOL;
 }
 
-static void pause(struct proa_port *port, struct proa_op *op, unsigned why)
+static void op_pause(struct proa_port *port, struct proa_op *op, unsigned why)
 {
 	op->state_ = OP_PAUSED;
 	op->options_ |= (uint16_t)why;
@@ -484,7 +487,7 @@ bool pool_admits(struct proa_port *port, struct proa_op *op, struct handle *hand
 		atomic_store(&pool->owner, port->owner);
 	if (LIKELY(handle->lent < pool->per_handle))
 		return true;
-	pause(port, op, OPT_SHARE);
+	op_pause(port, op, OPT_SHARE);
 	return false;
 }
 
@@ -574,7 +577,7 @@ static bool multi_end(
 	if (*surplus(op) != NULL) {
 		op->options_ |= OPT_ENDED;
 		flight(op)->is.engine = (void *)(intptr_t)result;
-		pause(port, op, OPT_SHARE);
+		op_pause(port, op, OPT_SHARE);
 		return false;
 	}
 	op_end(port, op, result, 0);
@@ -612,7 +615,7 @@ static bool multi_received(struct proa_port *port, struct proa_op *op, struct ha
 		return multi_end(port, op, handle, PROA_ECANCELED);
 	if (!full)
 		return true;
-	pause(port, op, OPT_SHARE);
+	op_pause(port, op, OPT_SHARE);
 	return false;
 }
 
@@ -625,7 +628,7 @@ static bool starved(struct proa_port *port, struct proa_op *op, struct proa_pool
 		return true;
 	}
 	queue_append(pool, op);
-	pause(port, op, OPT_POOL);
+	op_pause(port, op, OPT_POOL);
 	return false;
 }
 
@@ -655,7 +658,7 @@ static bool pool_ended(struct proa_port *port, struct proa_op *op, int32_t resul
 			surplus_deliver(port, op, handle, false);
 		if (*surplus(op) == NULL && handle->lent < pool->per_handle)
 			return true;
-		pause(port, op, OPT_SHARE);
+		op_pause(port, op, OPT_SHARE);
 	} else if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0) {
 		return starved(port, op, pool);
 	} else {
@@ -740,7 +743,7 @@ static void give_back_from_afar(struct proa_pool *pool, struct proa_buffer *buff
 {
 	bool last = false;
 
-	pthread_mutex_lock(&pool->lock);
+	mutex_lock(&pool->lock);
 	if (pool->port == NULL) {
 		pool->lent--;
 		lent(buffer)->on_loan = 0;
@@ -752,7 +755,7 @@ static void give_back_from_afar(struct proa_pool *pool, struct proa_buffer *buff
 		atomic_store(&pool->port->returns, true);
 		port_notify(pool->port);
 	}
-	pthread_mutex_unlock(&pool->lock);
+	mutex_unlock(&pool->lock);
 	if (last)
 		pool_free(pool);
 }
@@ -789,10 +792,10 @@ void pool_drain_returns(struct proa_port *port)
 	struct proa_pool *pool;
 
 	for (pool = port->pools; pool != NULL; pool = pool->next) {
-		pthread_mutex_lock(&pool->lock);
+		mutex_lock(&pool->lock);
 		list = pool->returned;
 		pool->returned = NULL;
-		pthread_mutex_unlock(&pool->lock);
+		mutex_unlock(&pool->lock);
 		for (buffer = list; buffer != NULL; buffer = next) {
 			next = lent(buffer)->next;
 			take_back(port, pool, buffer);

@@ -5,35 +5,23 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engines/engine.h"
-#include "engines/unix/unix.h"
+#include "engines/system.h"
+#include "lib/thread.h"
 #include "lib/workers.h"
 
 unsigned process_generation;
+#ifndef _WIN32
 _Thread_local char thread_mark;
+#endif
 
-static pthread_once_t process_once = PTHREAD_ONCE_INIT;
+static thread_once_flag process_once = THREAD_ONCE;
+static int process_error;
 
-static void forked(void)
-{
-	process_generation++;
-}
-
-/* Once in a process. */
 static void prepare_process(void)
 {
-	pthread_atfork(NULL, NULL, forked);
-	unix_ignore_sigpipe();
-}
-
-int64_t clock_now(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * PROA_SECOND + now.tv_nsec;
+	process_error = system_prepare();
 }
 
 bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
@@ -187,13 +175,13 @@ static void wake(struct proa_port *port)
 	if (port->engine->wake != NULL)
 		port->engine->wake(port);
 	else
-		unix_wake(port->wake_write);
+		system_wake(port->wake_write);
 }
 
 static void wake_close(struct proa_port *port)
 {
 	if (port->wake_handle >= 0)
-		unix_wake_close(port->wake_handle, port->wake_write);
+		system_wake_close(port->wake_handle, port->wake_write);
 }
 
 void port_notify(struct proa_port *port)
@@ -209,7 +197,7 @@ void port_notify(struct proa_port *port)
 void port_wake_drain(struct proa_port *port)
 {
 	if (port->wake_handle >= 0)
-		unix_wake_drain(port->wake_handle);
+		system_wake_drain(port->wake_handle);
 }
 
 void proa_wake(struct proa_port *port)
@@ -305,7 +293,9 @@ static void take_finished(struct proa_port *port)
 	for (op = take_all(&port->finished); op != NULL; op = next) {
 		next = flight(op)->is.behind;
 		op_stepped(port, op,
-			op->kind_ == PROA_OP_RESOLVE ? resolve_finish(op) : (int32_t)op->flags_,
+			op->kind_ == PROA_OP_RESOLVE                  ? resolve_finish(op)
+			: CHILD_IS_TOLD && op->kind_ == PROA_OP_CHILD ? child_finish(op)
+								      : (int32_t)op->flags_,
 			STEP_IS_FINAL);
 	}
 }
@@ -425,7 +415,7 @@ static void port_settle(struct proa_port *port)
 	port_wake_drain(port);
 	port->engine->turn(port, 0);
 	first = port_due(port);
-	unix_outer_arm(port, first);
+	system_outer_arm(port, first);
 	port->kicked = false;
 	atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
@@ -548,28 +538,24 @@ int proa_run(struct proa_port *port)
 
 /* ---- life ----------------------------------------------------------------- */
 
-static _Thread_local char open_why[512];
+static THREAD_LOCAL char open_why[512];
 
 const char *proa_port_open_why(void)
 {
 	return open_why;
 }
 
-static int read_options(
-	const struct proa_port_options *given, size_t size, struct proa_port_options *options)
+int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size)
 {
-	const char *beyond = (const char *)given + sizeof *options;
-	size_t i;
-
-	memset(options, 0, sizeof *options);
-	if (given == NULL)
-		return 0;
-	for (i = sizeof *options; i < size; i++)
-		if (*beyond++ != 0)
-			return PROA_EINVAL;
-	if (size < sizeof given->engine)
+	memset(ours, 0, our_size);
+	if (size == 0)
 		return PROA_EINVAL;
-	memcpy(options, given, size < sizeof *options ? size : sizeof *options);
+	if (theirs == NULL)
+		return 0;
+	for (size_t i = our_size; i < size; i++)
+		if (((const unsigned char *)theirs)[i] != 0)
+			return PROA_EINVAL;
+	memcpy(ours, theirs, size < our_size ? size : our_size);
 	return 0;
 }
 
@@ -594,10 +580,17 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 	struct proa_port *port;
 	int error;
 
-	pthread_once(&process_once, prepare_process);
+	thread_once(&process_once, prepare_process);
 	*out = NULL;
 	open_why[0] = '\0';
-	if (read_options(given, size, &options) < 0) {
+	if (process_error < 0) {
+		snprintf(open_why, sizeof open_why, "the process could not be prepared: %s",
+			proa_error_text(process_error));
+		return process_error;
+	}
+	if (sized_copy(&options, sizeof options, given, given == NULL ? sizeof options : size) <
+			0 ||
+		(given != NULL && size < sizeof options.engine)) {
 		snprintf(open_why, sizeof open_why,
 			"the options are %zu bytes, and use members that this version (%zu bytes) does not have",
 			size, sizeof options);
@@ -660,7 +653,7 @@ int proa_port_close(struct proa_port *port)
 	signals_forget(port);
 	pools_detach(port);
 	port->engine->close(port);
-	unix_outer_close(port);
+	system_outer_close(port);
 	wake_close(port);
 	port_free(port);
 	return 0;
@@ -685,7 +678,7 @@ proa_handle proa_port_descriptor(struct proa_port *port)
 	if (port->external)
 		return port->outer;
 	inner = port->engine->descriptor(port);
-	if (inner < 0 || unix_outer_open(port, inner) < 0)
+	if (inner < 0 || system_outer_open(port, inner) < 0)
 		return PROA_NO_HANDLE;
 	port->external = true;
 	port_settle(port);
@@ -755,7 +748,7 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	struct proa_op *op, *next;
 	int fd;
 
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		if (handle->state & HANDLE_PRIVATE) /* its op is on another list as well */
 			handle->sends = NULL;
@@ -782,7 +775,7 @@ static void port_strip(struct proa_port *port, told_fn *each, void *data)
 	workers_abandon(port->workers);
 	port->workers = NULL;
 	pools_detach(port);
-	unix_outer_close(port);
+	system_outer_close(port);
 	wake_close(port);
 	handles_free(port);
 	timers_free(&port->timers);

@@ -6,13 +6,15 @@
 #define PROA_LIB_PORT_H
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <proa/proa.h>
+#ifdef _WIN32
+#	include <windows.h>
+#endif
 
 #include "lib/timer.h"
 
@@ -20,8 +22,26 @@ struct engine;
 struct workers;
 
 /* Compiled into a likely or unlikely branch. */
-#define LIKELY(x)   __builtin_expect(!!(x), 1)
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#ifdef __GNUC__
+#	define LIKELY(x)   __builtin_expect(!!(x), 1)
+#	define UNLIKELY(x) __builtin_expect(!!(x), 0)
+#else
+#	define LIKELY(x)   (!!(x))
+#	define UNLIKELY(x) (!!(x))
+#endif
+
+#ifdef _MSC_VER
+#	define THREAD_LOCAL __declspec(thread)
+#else
+#	define THREAD_LOCAL _Thread_local
+#endif
+
+/* What a proa_slice counts its bytes in. */
+#ifdef _WIN32
+typedef uint32_t slice_length;
+#else
+typedef size_t slice_length;
+#endif
 
 /* Where an op is. proa_op_pending() is "not IDLE". */
 enum op_state {
@@ -219,8 +239,8 @@ struct proa_port {
 	atomic_bool stopped;
 	atomic_bool shut_asked;
 	atomic_bool returns; /* some pool has foreign give-backs */
-	int wake_handle; /* eventfd or the read end of a pipe */
-	int wake_write; /* the same eventfd, or the write end */
+	/* What system_wake_open() gave; -1 where the engine has a wake() of its own. */
+	int wake_handle, wake_write;
 
 	struct workers *workers;
 	struct resolver *resolver;
@@ -231,11 +251,29 @@ struct proa_port {
 
 /* The calling thread: an address that no other living thread has. One byte of
  * static TLS, which a shared library may have, makes it a single instruction. */
+#ifdef _WIN32
+static inline const void *thread_self(void)
+{
+#	if defined(__GNUC__) && defined(__x86_64__)
+	const void *block; /* as NtCurrentTeb(), of which gcc 12 warns */
+
+	__asm__("movq %%gs:0x30, %0" : "=r"(block));
+	return block;
+#	else
+	return NtCurrentTeb();
+#	endif
+}
+#else
+#	ifdef __ELF__
 extern _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
+#	else
+extern _Thread_local char thread_mark;
+#	endif
 static inline const void *thread_self(void)
 {
 	return &thread_mark;
 }
+#endif
 
 extern unsigned process_generation; /* counts forks, in the child */
 
@@ -256,8 +294,14 @@ static inline bool ready_empty(const struct ready *ready)
 }
 void ready_free(struct ready *ready);
 
-/* port.c */
+/* Monotonic time in ns, never early, never backwards: engines/.../wake.c. */
 int64_t clock_now(void);
+
+/* port.c */
+/* What every function named _sized does with its caller's struct of `size`
+ * bytes (NULL: defaults): copies it into ours, which is older or newer. 0, or
+ * PROA_EINVAL if the size is 0, or it asks for what we know nothing of. */
+int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size);
 /* Waits for the system without handing anything over. */
 void port_wait_quietly(struct proa_port *port);
 /* A handle closes: takes back what completions not yet handed over carry. */
@@ -283,18 +327,36 @@ static inline bool port_enter(struct proa_port *port, const struct proa_op *op)
 }
 /* In another loop's hands: makes its descriptor readable. */
 void port_kick(struct proa_port *port);
-/* What the engine does when the wake-up descriptor is readable. */
+/* What the engine does when port->wake_handle is readable. */
 void port_wake_drain(struct proa_port *port);
 
 /* handle.c */
+/* Handles count 0, 1, 2 ... on Unix, and 4, 8, 12 ... on Windows: their place in
+ * tables, and the handle of a place. -1 is -1. */
+static inline int handle_index(proa_handle fd)
+{
+#ifdef _WIN32
+	return (int)fd >> 2;
+#else
+	return fd;
+#endif
+}
+static inline int handle_numbered(int index)
+{
+#ifdef _WIN32
+	return index < 0 ? -1 : (int)((unsigned)index << 2);
+#else
+	return index;
+#endif
+}
 static inline struct handle *handle_find(
 	const struct proa_port *port, proa_handle fd) /* NULL: no entry */
 {
-	size_t chunk = (size_t)(unsigned)fd / HANDLE_CHUNK;
+	size_t at = (size_t)(unsigned)handle_index(fd), chunk = at / HANDLE_CHUNK;
 
 	if (UNLIKELY(fd < 0 || chunk >= port->handles.count || port->handles.chunks[chunk] == NULL))
 		return NULL;
-	return &port->handles.chunks[chunk][(unsigned)fd % HANDLE_CHUNK];
+	return &port->handles.chunks[chunk][at % HANDLE_CHUNK];
 }
 int handle_get(struct proa_port *port, proa_handle fd, struct handle **out); /* makes one */
 int handle_tie(struct proa_port *port, proa_handle fd, struct handle **out); /* ... and ties it */
@@ -309,7 +371,7 @@ void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle
 void handle_settle(struct proa_port *port, struct handle *handle);
 bool handle_close_take(struct proa_port *port, struct proa_completion *c);
 void handle_close_begin(struct proa_port *port, struct proa_op *close);
-/* The first entry >= fd that has ops or is tied; -1: none. */
+/* The first entry behind fd (-1: of all) that has ops or is tied; -1: none. */
 int handle_next(const struct proa_port *port, int fd);
 void handles_free(struct proa_port *port);
 
@@ -496,11 +558,5 @@ uint32_t pool_ring_size(const struct proa_pool *pool);
 /* engine.c: picks and opens one. 0 or an error, with a sentence in `why`. */
 int engine_choose(
 	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size);
-
-/* engines/unix/signal.c */
-int signal_begin(struct proa_port *port, struct proa_op *op);
-void signal_end(struct proa_port *port, struct proa_op *op);
-void signals_deliver(struct proa_port *port, uint64_t which);
-void signals_forget(struct proa_port *port); /* the port ends */
 
 #endif

@@ -9,17 +9,24 @@
  *
  * A thread ends when the queue is empty: making one costs little beside what a
  * look-up costs. Each that ends joins the one that ended before it, and the
- * last is joined at exit, so that none is ever reported as leaked. */
+ * last is joined at exit, so that none is ever reported as leaked. On Windows
+ * threads need no joining; there the library stays loaded from the first one on,
+ * for its code must not go while one is in the system's resolver. */
 #include "lib/workers.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#if defined(_WIN32)
+#	include <winsock2.h>
+#	include <ws2tcpip.h>
+#else
+#	include <netdb.h>
+#	include <time.h>
+#endif
 
 #include "lib/port.h"
+#include "lib/thread.h"
 
 enum lookup_state {
 	LOOKUP_QUEUED,
@@ -42,21 +49,36 @@ struct lookup {
 };
 
 static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t quiet; /* a thread has begun a look-up, or ended */
+	thread_mutex lock;
+	thread_cond quiet; /* a thread has begun a look-up, or ended */
 	struct lookup *all, *queue, **queue_end;
 	unsigned queued;
 	unsigned threads, looking; /* there are, and are in the system's resolver */
+#if !defined(_WIN32)
 	pthread_t ended; /* the last thread that ended, not joined yet */
-	bool has_ended, closed;
+	bool has_ended;
+#endif
+	bool closed;
 } pool = {
-	.lock = PTHREAD_MUTEX_INITIALIZER,
-	.quiet = PTHREAD_COND_INITIALIZER,
+	.lock = THREAD_MUTEX,
+	.quiet = THREAD_COND,
 	.queue_end = &pool.queue,
 };
 
+/* A function of ours around it, for on Windows its calling convention is another. */
+static int system_resolver(
+	const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **out)
+{
+#if defined(_WIN32)
+	/* "" is this machine's own name there; everywhere else it is none. */
+	if (host != NULL && host[0] == '\0')
+		return EAI_NONAME;
+#endif
+	return getaddrinfo(host, service, hints, out);
+}
+
 int (*resolve_system)(const char *host, const char *service, const struct addrinfo *hints,
-	struct addrinfo **out) = getaddrinfo;
+	struct addrinfo **out) = system_resolver;
 
 /* ---- look-ups ------------------------------------------------------------------ */
 
@@ -111,7 +133,8 @@ static void unqueue(struct lookup **link)
 	pool.queued--;
 }
 
-/* Our code for one of getaddrinfo(3)'s; `system_errno` is what it left. */
+/* Our code for one of getaddrinfo(3)'s; `system_errno` is what it left. On Windows
+ * its codes are Winsock's. */
 static int32_t code_of(int code, int system_errno)
 {
 	int32_t error;
@@ -121,7 +144,7 @@ static int32_t code_of(int code, int system_errno)
 		return 0;
 	case EAI_NONAME:
 	case EAI_SERVICE:
-#ifdef EAI_NODATA
+#if defined(EAI_NODATA) && EAI_NODATA != EAI_NONAME
 	case EAI_NODATA:
 #endif
 #ifdef EAI_ADDRFAMILY
@@ -132,12 +155,20 @@ static int32_t code_of(int code, int system_errno)
 		return PROA_EAGAIN;
 	case EAI_MEMORY:
 		return PROA_ENOMEM;
+#ifdef EAI_SYSTEM
 	case EAI_SYSTEM:
-		error = proa_error_from_system((unsigned long)system_errno);
-		return error < 0 ? error : PROA_EIO;
+		break;
+#endif
 	default:
+#if defined(_WIN32)
+		system_errno = code;
+		break;
+#else
 		return PROA_EIO;
+#endif
 	}
+	error = proa_error_from_system((unsigned long)system_errno);
+	return error < 0 ? error : PROA_EIO;
 }
 
 /* On the resolver's thread, without the lock. No AI_ADDRCONFIG: it would hide
@@ -167,10 +198,10 @@ static void serve_one(void)
 	unqueue(&pool.queue);
 	lookup->state = LOOKUP_RUNNING;
 	pool.looking++;
-	pthread_cond_broadcast(&pool.quiet);
-	pthread_mutex_unlock(&pool.lock);
+	cond_broadcast(&pool.quiet);
+	mutex_unlock(&pool.lock);
 	lookup_run(lookup);
-	pthread_mutex_lock(&pool.lock);
+	mutex_lock(&pool.lock);
 	pool.looking--;
 	if (lookup->state == LOOKUP_ABANDONED) {
 		lookup_unlist(lookup);
@@ -181,39 +212,76 @@ static void serve_one(void)
 	port_finished(lookup->port, lookup->op);
 }
 
-static void *resolver_main(void *argument)
+/* Until there is no more to do. The lock is held. */
+static void serve_all(void)
+{
+	while (pool.queue != NULL && !pool.closed)
+		serve_one();
+	pool.threads--;
+	cond_broadcast(&pool.quiet);
+}
+
+#if defined(_WIN32)
+
+static THREAD_RETURN resolver_main(void *argument)
+{
+	(void)argument;
+	mutex_lock(&pool.lock);
+	serve_all();
+	mutex_unlock(&pool.lock);
+	return THREAD_DONE;
+}
+
+/* One more thread. The lock is held. At the end of the process the system ends
+ * the threads before any code of ours could run. */
+static void thread_add(void)
+{
+	HMODULE ours;
+	thread_id thread;
+
+	if (!GetModuleHandleExW(
+		    GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+		    (const WCHAR *)(const void *)&pool, &ours))
+		return;
+	if (thread_start(&thread, resolver_main, NULL) < 0)
+		return;
+	CloseHandle(thread);
+	pool.threads++;
+}
+
+static bool pool_prepare(void)
+{
+	return true; /* no forks there */
+}
+
+#else
+
+static THREAD_RETURN resolver_main(void *argument)
 {
 	pthread_t before = pthread_self();
 	bool join;
 
 	(void)argument;
-	pthread_mutex_lock(&pool.lock);
-	while (pool.queue != NULL && !pool.closed)
-		serve_one();
+	mutex_lock(&pool.lock);
+	serve_all();
 	join = pool.has_ended;
 	if (join)
 		before = pool.ended;
 	pool.ended = pthread_self();
 	pool.has_ended = true;
-	pool.threads--;
-	pthread_cond_broadcast(&pool.quiet);
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 	if (join)
-		pthread_join(before, NULL);
-	return NULL;
+		thread_join(before);
+	return THREAD_DONE;
 }
 
-/* One more thread, all signals blocked. The lock is held. */
+/* One more thread. The lock is held. */
 static void thread_add(void)
 {
-	sigset_t all, before;
-	pthread_t thread;
+	thread_id thread;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (pthread_create(&thread, NULL, resolver_main, NULL) == 0)
+	if (thread_start(&thread, resolver_main, NULL) == 0)
 		pool.threads++;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* pthread_mutex_timedlock(3), which macOS and OpenBSD lack. */
@@ -248,19 +316,19 @@ __attribute__((destructor)) static void pool_close(void)
 	if (pool.has_ended && !pthread_equal(pool.ended, pthread_self()))
 		pthread_join(pool.ended, NULL);
 	pool.has_ended = false;
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 }
 
 /* ---- fork ---------------------------------------------------------------------- */
 
 static void before_fork(void)
 {
-	pthread_mutex_lock(&pool.lock);
+	mutex_lock(&pool.lock);
 }
 
 static void parent_after_fork(void)
 {
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 }
 
 /* The threads are the parent's, and so are the ops: begin afresh. What the
@@ -279,17 +347,25 @@ static void child_after_fork(void)
 	pool.queue_end = &pool.queue;
 	pool.queued = pool.threads = pool.looking = 0;
 	pool.has_ended = false;
-	pool.quiet = (pthread_cond_t)PTHREAD_COND_INITIALIZER; /* no one waits now */
-	pthread_mutex_unlock(&pool.lock);
+	pool.quiet = (thread_cond)THREAD_COND; /* no one waits now */
+	mutex_unlock(&pool.lock);
 }
 
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+static thread_once_flag fork_once = THREAD_ONCE;
 static int fork_error;
 
 static void watch_forks(void)
 {
 	fork_error = pthread_atfork(before_fork, parent_after_fork, child_after_fork);
 }
+
+static bool pool_prepare(void)
+{
+	thread_once(&fork_once, watch_forks);
+	return fork_error == 0;
+}
+
+#endif
 
 /* ---- ops ----------------------------------------------------------------------- */
 
@@ -307,15 +383,14 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 	if (query == NULL || query->found == NULL || query->room == 0 ||
 		(query->host == NULL && query->service == NULL))
 		return PROA_EINVAL;
-	pthread_once(&fork_once, watch_forks);
-	lookup = fork_error == 0 ? lookup_make(query) : NULL;
+	lookup = pool_prepare() ? lookup_make(query) : NULL;
 	if (lookup == NULL)
 		return PROA_ENOMEM;
 	lookup->port = port;
 	lookup->op = op;
 	lookup->system = resolve_system;
 	op->argument_ = (uint64_t)(uintptr_t)lookup;
-	pthread_mutex_lock(&pool.lock);
+	mutex_lock(&pool.lock);
 	lookup_enlist(lookup);
 	link = pool.queue_end;
 	*link = lookup;
@@ -329,7 +404,7 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 		lookup_unlist(lookup);
 		lookup_free(lookup);
 	}
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 	return served ? 0 : PROA_EAGAIN;
 }
 
@@ -367,10 +442,10 @@ int32_t resolve_finish(struct proa_op *op)
 	struct lookup *lookup = lookup_of(op);
 	int32_t result;
 
-	pthread_mutex_lock(&pool.lock);
+	mutex_lock(&pool.lock);
 	assert(lookup->state == LOOKUP_DONE);
 	lookup_unlist(lookup);
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 	op->argument_ = 0;
 	result = lookup->result < 0 ? lookup->result : fill(op->buffer_, lookup->found);
 	lookup_free(lookup);
@@ -394,14 +469,14 @@ bool resolve_abandon(struct proa_op *op)
 	struct lookup *lookup = lookup_of(op);
 	bool abandoned;
 
-	pthread_mutex_lock(&pool.lock);
+	mutex_lock(&pool.lock);
 	assert(lookup->state != LOOKUP_ABANDONED);
 	abandoned = lookup->state != LOOKUP_DONE;
 	if (lookup->state == LOOKUP_RUNNING)
 		lookup->state = LOOKUP_ABANDONED;
 	else if (lookup->state == LOOKUP_QUEUED)
 		withdraw(lookup);
-	pthread_mutex_unlock(&pool.lock);
+	mutex_unlock(&pool.lock);
 	if (abandoned)
 		op->argument_ = 0;
 	return abandoned;

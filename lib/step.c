@@ -5,7 +5,7 @@
 #include <limits.h>
 
 #include "engines/engine.h"
-#include "engines/unix/unix.h"
+#include "engines/system.h"
 #include "lib/workers.h"
 
 /* A paused accept looks again after this long, doubling up to the most. */
@@ -252,7 +252,7 @@ static bool step_connect(struct proa_port *port, struct proa_op *op, int32_t res
 			const struct proa_address *to = op->buffer_;
 
 			result = handle_adopt(
-				port, fd, unix_stream_type(to->to.any.sa_family), true);
+				port, fd, system_stream_type(to->to.any.sa_family), true);
 			if (result == 0)
 				result = fd;
 		}
@@ -356,7 +356,8 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 		step_final(port, op, result);
 		return false;
 	case PROA_OP_CHILD:
-		attempt_finish(port, op, result);
+		if (!CHILD_IS_TOLD)
+			attempt_finish(port, op, result);
 		break;
 	default:
 		break;
@@ -493,7 +494,7 @@ void accepts_resume(struct proa_port *port)
 	struct handle *handle;
 	int fd;
 
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		resume_starved(port, &handle->others);
 	}

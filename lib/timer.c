@@ -78,8 +78,10 @@ static inline void foresee(const struct timers *timers, uint32_t child)
 
 	if (grandchild + ARITY * ARITY > timers->count)
 		return;
+#ifdef __GNUC__
 	for (uint32_t i = 0; i < ARITY; i++)
 		__builtin_prefetch(key_at(timers, (uint32_t)grandchild + i * ARITY));
+#endif
 }
 
 /* Moves the hole at `place` away from the root as far as `key` has to go. */

@@ -4,19 +4,19 @@
  * the port. */
 #include "lib/workers.h"
 
-#include <signal.h>
 #include <stdlib.h>
 
-#include "engines/unix/unix.h"
+#include "engines/system.h"
+#include "lib/thread.h"
 
 struct worker {
-	pthread_t thread;
+	thread_id thread;
 	struct worker *next;
 };
 
 struct workers {
-	pthread_mutex_t lock;
-	pthread_cond_t news; /* work is queued, or the end has come */
+	thread_mutex lock;
+	thread_cond news; /* work is queued, or the end has come */
 	struct proa_port *port;
 	struct proa_op *queue, **queue_end; /* through flight()->is.behind */
 	uint32_t queued, idle, count;
@@ -46,48 +46,43 @@ static struct proa_op *unqueue(struct workers *workers, struct proa_op **link)
 	return op;
 }
 
-static void *worker_main(void *argument)
+static THREAD_RETURN worker_main(void *argument)
 {
 	struct workers *workers = argument;
 	struct proa_op *op;
 
-	pthread_mutex_lock(&workers->lock);
+	mutex_lock(&workers->lock);
 	for (;;) {
 		while (workers->queue == NULL && !workers->ending) {
 			workers->idle++;
-			pthread_cond_wait(&workers->news, &workers->lock);
+			cond_wait(&workers->news, &workers->lock);
 			workers->idle--;
 		}
 		if (workers->queue == NULL)
 			break;
 		op = unqueue(workers, &workers->queue);
-		pthread_mutex_unlock(&workers->lock);
+		mutex_unlock(&workers->lock);
 		op->flags_ = (uint32_t)run(op);
 		/* The port outlives this call: its end joins us. */
 		port_finished(workers->port, op);
-		pthread_mutex_lock(&workers->lock);
+		mutex_lock(&workers->lock);
 	}
-	pthread_mutex_unlock(&workers->lock);
-	return NULL;
+	mutex_unlock(&workers->lock);
+	return THREAD_DONE;
 }
 
-/* One more thread, all signals blocked: they are for the program's threads.
- * The lock is held. 0 or an error. */
+/* One more thread. The lock is held. 0 or an error. */
 static int worker_add(struct workers *workers)
 {
 	struct worker *worker = malloc(sizeof *worker);
-	sigset_t all, before;
-	int code;
+	int error;
 
 	if (worker == NULL)
 		return PROA_ENOMEM;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	code = pthread_create(&worker->thread, NULL, worker_main, workers);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (code != 0) {
+	error = thread_start(&worker->thread, worker_main, workers);
+	if (error < 0) {
 		free(worker);
-		return PROA_EAGAIN;
+		return error;
 	}
 	worker->next = workers->threads;
 	workers->threads = worker;
@@ -101,12 +96,12 @@ static struct workers *workers_make(struct proa_port *port)
 
 	if (workers == NULL)
 		return NULL;
-	if (pthread_mutex_init(&workers->lock, NULL) != 0) {
+	if (mutex_init(&workers->lock) < 0) {
 		free(workers);
 		return NULL;
 	}
-	if (pthread_cond_init(&workers->news, NULL) != 0) {
-		pthread_mutex_destroy(&workers->lock);
+	if (cond_init(&workers->news) < 0) {
+		mutex_destroy(&workers->lock);
 		free(workers);
 		return NULL;
 	}
@@ -126,7 +121,7 @@ int workers_submit(struct proa_port *port, struct proa_op *op)
 		if (workers == NULL)
 			return PROA_ENOMEM;
 	}
-	pthread_mutex_lock(&workers->lock);
+	mutex_lock(&workers->lock);
 	link = workers->queue_end;
 	flight(op)->is.behind = NULL;
 	*link = op;
@@ -136,12 +131,12 @@ int workers_submit(struct proa_port *port, struct proa_op *op)
 	if (workers->queued > workers->idle && workers->count < port->worker_limit)
 		error = worker_add(workers);
 	else
-		pthread_cond_signal(&workers->news);
+		cond_signal(&workers->news);
 	if (error < 0 && workers->count > 0)
 		error = 0; /* those that there are will come to it */
 	if (error < 0)
 		unqueue(workers, link);
-	pthread_mutex_unlock(&workers->lock);
+	mutex_unlock(&workers->lock);
 	return error;
 }
 
@@ -153,13 +148,13 @@ bool workers_withdraw(struct proa_port *port, struct proa_op *op)
 
 	if (workers == NULL)
 		return false;
-	pthread_mutex_lock(&workers->lock);
+	mutex_lock(&workers->lock);
 	for (link = &workers->queue; *link != NULL && *link != op;)
 		link = &flight(*link)->is.behind;
 	found = *link == op;
 	if (found)
 		unqueue(workers, link);
-	pthread_mutex_unlock(&workers->lock);
+	mutex_unlock(&workers->lock);
 	return found;
 }
 
@@ -170,7 +165,7 @@ static void threads_free(struct worker *worker, bool join)
 	for (; worker != NULL; worker = next) {
 		next = worker->next;
 		if (join)
-			pthread_join(worker->thread, NULL);
+			thread_join(worker->thread);
 		free(worker);
 	}
 }
@@ -179,14 +174,14 @@ void workers_free(struct workers *workers)
 {
 	if (workers == NULL)
 		return;
-	pthread_mutex_lock(&workers->lock);
+	mutex_lock(&workers->lock);
 	assert(workers->queue == NULL);
 	workers->ending = true;
-	pthread_cond_broadcast(&workers->news);
-	pthread_mutex_unlock(&workers->lock);
+	cond_broadcast(&workers->news);
+	mutex_unlock(&workers->lock);
 	threads_free(workers->threads, true);
-	pthread_cond_destroy(&workers->news);
-	pthread_mutex_destroy(&workers->lock);
+	cond_destroy(&workers->news);
+	mutex_destroy(&workers->lock);
 	free(workers);
 }
 

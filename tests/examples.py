@@ -24,6 +24,8 @@ import traceback
 PATIENCE = 30  # seconds that anything may take
 HOST = "127.0.0.1"
 ENGINES = ("io_uring", "epoll", "poll", "select")
+WINDOWS_ENGINES = ("iocp", "poll", "select")
+WINE = []  # what runs a program built for Windows
 
 
 class Skipped(Exception):
@@ -74,7 +76,7 @@ class Program:
         if engine is not None:
             environment["PROA_ENGINE"] = engine
         self.process = subprocess.Popen(
-            [str(word) for word in command], env=environment, stdin=subprocess.DEVNULL,
+            WINE + [str(word) for word in command], env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def __enter__(self):
@@ -90,7 +92,7 @@ class Program:
 
     def listening(self):
         """The port that an example prints when it was given port 0."""
-        line = self.process.stdout.readline().decode()
+        line = self.process.stdout.readline().decode().replace("\r", "")
         match = re.fullmatch(r"listening on 127\.0\.0\.1:(\d+)\n", line)
         if match is None:
             self.process.kill()
@@ -113,8 +115,16 @@ class Program:
         """Sends a signal if given; checks the exit code, returns (stdout, stderr)."""
         if number is not None:
             expect(self.process.poll() is None, f"ended early with {self.process.poll()}")
-            self.process.send_signal(number)
+            # What wine makes Ctrl-C of; SIGTERM it does not pass on.
+            self.process.send_signal(signal.SIGINT if WINE else number)
         out, error = self.process.communicate(timeout=PATIENCE)
+        if WINE:
+            # Text there ends its lines in two bytes; and a program that does not
+            # ask for Ctrl-C ends by it with a code of the system's own.
+            out, error = out.replace(b"\r\n", b"\n"), error.replace(b"\r\n", b"\n")
+            expect(code < 0 or self.process.returncode == code,
+                   f"exit {self.process.returncode}, not {code}: {error.decode()!r}")
+            return out.decode(), error.decode()
         expect(self.process.returncode == code,
                f"exit {self.process.returncode}, not {code}: {error.decode()!r}")
         return out.decode(), error.decode()
@@ -483,6 +493,8 @@ def g_copy(where, engine):
 
 
 def h_supervisor(where, engine):
+    if WINE:
+        raise Skipped("its children are a shell's, and ended by SIGKILL")
     with Program(engine, where.program("h_supervisor")) as program:
         time.sleep(4.5)  # sh: runs 2 s, waits 1 s, and is started again
         begun = time.monotonic()
@@ -578,7 +590,7 @@ def readme_echo(where, engine):
     expect(code.count(address) == 1, f"one address {address}")
     with tempfile.TemporaryDirectory() as folder:
         compiled(where, folder, code, "-fsyntax-only")
-        path = os.path.join(folder, "echo")
+        path = os.path.join(folder, "echo" + where.suffix)
         compiled(where, folder, code.replace(address, f"{HOST}:{port}"), "-o", path, where.library, *where.link)
         with Program(engine, path) as program:
             program.reachable(port)
@@ -624,12 +636,13 @@ class Where:
         self.include = os.path.join(options.source, "include")
         self.compiler, self.link = options.compiler.split(), options.link.split()
         self.sanitized = "-fsanitize" in options.compiler
+        self.suffix = ".exe" if WINE else ""
 
     def example(self, name):
-        return os.path.join(self.examples, "example_" + name)
+        return os.path.join(self.examples, "example_" + name + self.suffix)
 
     def program(self, name):
-        return os.path.join(self.programs, "program_" + name)
+        return os.path.join(self.programs, "program_" + name + self.suffix)
 
 
 def refused_by_kernel():
@@ -667,9 +680,12 @@ def main():
     parser.add_argument("--link", default="-lpthread", help="what libproa.a needs")
     parser.add_argument("--without", default="", help="engines that were not built, by commas")
     parser.add_argument("--only", default="", help="cases or engines to run, by commas")
+    parser.add_argument("--wine", default="", help="runs programs that were built for Windows")
     options = parser.parse_args()
+    WINE.extend(options.wine.split())
     where = Where(options)
-    engines = [name for name in ENGINES if name not in options.without.split(",")]
+    known = WINDOWS_ENGINES if WINE else ENGINES
+    engines = [name for name in known if name not in options.without.split(",")]
     if "io_uring" in engines and refused_by_kernel() is not None:
         print(f"skip io_uring: the kernel says {refused_by_kernel()}")
         engines.remove("io_uring")
@@ -679,10 +695,11 @@ def main():
         jobs = [job for job in jobs if all(
             not (only & names) or key in only
             for key, names in ((job[0].__name__, {c.__name__ for c in CASES} | {"documents_compile"}),
-                               (job[1], set(ENGINES))))]
+                               (job[1], set(known))))]
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         verdicts = list(pool.map(lambda job: run(job[0], where, job[1]), jobs))
-    print(f"{verdicts.count('ok')} passed, {verdicts.count('FAIL')} failed")
+    print(f"{verdicts.count('ok')} passed, {verdicts.count('FAIL')} failed"
+          + (f", {verdicts.count('skip')} skipped" if "skip" in verdicts else ""))
     return 1 if "FAIL" in verdicts else 0
 
 

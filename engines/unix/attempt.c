@@ -229,8 +229,8 @@ static int32_t try_recvmsg(struct proa_port *port, struct proa_op *op)
 	return cut ? PROA_EMSGSIZE : (int32_t)n;
 }
 
-int32_t attempt_lent(struct proa_port *port, struct proa_op *op, const struct handle *handle,
-	bool told, uint32_t *flags)
+int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *handle, bool told,
+	uint32_t *flags)
 {
 	struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer;
@@ -306,6 +306,7 @@ int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct han
 	int before = send_begin(handle, op->handle_);
 	ssize_t n;
 
+	(void)handle;
 	do {
 		port->stats.system_calls++;
 		n = send(op->handle_, op->buffer_, op->length_, MSG_DONTWAIT | SEND_QUIET);
@@ -356,7 +357,7 @@ static int32_t try_send(struct proa_port *port, struct proa_op *op, const struct
 		}
 		return send_message(port, handle, op->handle_, &message);
 	}
-	count = lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
+	count = lane_gather(port, op, (struct proa_slice *)slices, SLICES_MOST, &bytes, &more);
 	if (count == 0)
 		return 0;
 	n = write_some(port, handle, op->handle_, slices, count, more);
@@ -377,7 +378,8 @@ static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const str
 		m.msg_iov = (struct iovec *)message->slices;
 		m.msg_iovlen = message->slice_count;
 	} else {
-		m.msg_iovlen = (size_t)lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
+		m.msg_iovlen = (size_t)lane_gather(
+			port, op, (struct proa_slice *)slices, SLICES_MOST, &bytes, &more);
 	}
 	if (message->peer.length > 0) {
 		m.msg_name = &message->peer.to;
@@ -543,7 +545,7 @@ static int32_t try_shutdown(struct proa_port *port, struct proa_op *op)
 
 int32_t attempt_poll_result(short revents)
 {
-	return (int32_t)(((revents & (POLLIN | UNIX_POLLRDHUP)) ? PROA_READABLE : 0u) |
+	return (int32_t)(((revents & (POLLIN | POLLRDHUP)) ? PROA_READABLE : 0u) |
 			 ((revents & POLLOUT) ? PROA_WRITABLE : 0u) |
 			 ((revents & (POLLHUP | POLLERR)) ? PROA_HANGUP : 0u));
 }
@@ -577,7 +579,7 @@ short attempt_events(const struct proa_op *op)
 	switch (op->kind_) {
 	case PROA_OP_POLL:
 	case PROA_OP_POLL_MULTI:
-		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | UNIX_POLLRDHUP : 0) |
+		return (short)(((op->flags_ & PROA_READABLE) ? POLLIN | POLLRDHUP : 0) |
 			       ((op->flags_ & PROA_WRITABLE) ? POLLOUT : 0));
 	case PROA_OP_ACCEPT:
 	case PROA_OP_ACCEPT_MULTI:

@@ -134,7 +134,7 @@ static void *wait_main(void *argument)
 	wait->done = true;
 	if (wait->write_end >= 0) {
 		/* Not the end of the pipe: a child forked meanwhile may hold it. */
-		unix_wake(wait->write_end);
+		system_wake(wait->write_end);
 		close(wait->write_end);
 		wait->write_end = -1;
 	}

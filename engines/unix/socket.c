@@ -32,20 +32,6 @@ int unix_error(int system_errno)
 	return proa_error_from_system((unsigned long)system_errno);
 }
 
-int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size)
-{
-	memset(ours, 0, our_size);
-	if (size == 0)
-		return PROA_EINVAL;
-	if (theirs == NULL)
-		return 0;
-	for (size_t i = our_size; i < size; i++)
-		if (((const unsigned char *)theirs)[i] != 0)
-			return PROA_EINVAL;
-	memcpy(ours, theirs, size < our_size ? size : our_size);
-	return 0;
-}
-
 /* Closes what a set-up that failed had made; the code of its errno. */
 static int close_failed(int fd)
 {
@@ -159,7 +145,7 @@ static bool can_be_polled(int fd)
 }
 
 /* TCP tells by a short read that there is no more. */
-enum handle_type unix_stream_type(int family)
+enum handle_type system_stream_type(int family)
 {
 	return family == AF_INET || family == AF_INET6 ? HANDLE_TCP : HANDLE_STREAM;
 }
@@ -184,7 +170,7 @@ static enum handle_type socket_type(int fd)
 	return HANDLE_STREAM;
 }
 
-int unix_classify(int fd, enum handle_type *type, bool *blocking)
+int system_classify(int fd, enum handle_type *type, bool *blocking)
 {
 	struct stat status;
 	int flags = fcntl(fd, F_GETFL);
@@ -279,7 +265,8 @@ static int listen_at(const struct proa_address *address, const struct proa_liste
 static enum handle_type handle_type_of(
 	enum proa_socket_type type, const struct proa_address *address)
 {
-	return type == PROA_STREAM ? unix_stream_type(address->to.any.sa_family) : HANDLE_DATAGRAM;
+	return type == PROA_STREAM ? system_stream_type(address->to.any.sa_family)
+				   : HANDLE_DATAGRAM;
 }
 
 int proa_listen_sized(struct proa_port *port, const char *where,

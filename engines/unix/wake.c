@@ -1,11 +1,12 @@
-/* Wake-ups from other threads and signal handlers, and the descriptor by which
- * a port sits in somebody else's loop. */
+/* Wake-ups from other threads and signal handlers, the descriptor by which a port
+ * sits in somebody else's loop, and what little else lib/ asks of the process. */
 #include "engines/unix/unix.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef PROA_HAVE_EVENTFD
 #	include <sys/eventfd.h>
@@ -19,7 +20,7 @@
 #	include <sys/event.h>
 #endif
 
-int unix_wake_open(int *read_end, int *write_end)
+int system_wake_open(int *read_end, int *write_end)
 {
 #ifdef PROA_HAVE_EVENTFD
 	int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -45,7 +46,7 @@ int unix_wake_open(int *read_end, int *write_end)
 	return 0;
 }
 
-void unix_wake(int write_end)
+void system_wake(int write_end)
 {
 	const uint64_t one = 1;
 	int saved = errno;
@@ -56,7 +57,7 @@ void unix_wake(int write_end)
 	errno = saved;
 }
 
-void unix_wake_drain(int read_end)
+void system_wake_drain(int read_end)
 {
 	char bytes[256]; /* an eventfd gives 8, and is empty then */
 	ssize_t n;
@@ -66,14 +67,19 @@ void unix_wake_drain(int read_end)
 	while (n == (ssize_t)sizeof bytes || (n < 0 && errno == EINTR));
 }
 
-void unix_wake_close(int read_end, int write_end)
+void system_wake_close(int read_end, int write_end)
 {
 	close(read_end);
 	if (write_end != read_end)
 		close(write_end);
 }
 
-void unix_ignore_sigpipe(void)
+static void forked(void)
+{
+	process_generation++;
+}
+
+static void ignore_sigpipe(void)
 {
 	struct sigaction action;
 
@@ -85,7 +91,21 @@ void unix_ignore_sigpipe(void)
 	}
 }
 
-const char *unix_variable(const char *name)
+int system_prepare(void)
+{
+	ignore_sigpipe();
+	return pthread_atfork(NULL, NULL, forked) == 0 ? 0 : PROA_ENOMEM;
+}
+
+int64_t clock_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * PROA_SECOND + now.tv_nsec;
+}
+
+const char *system_variable(const char *name)
 {
 #ifdef PROA_HAVE_SECURE_GETENV
 	return secure_getenv(name);
@@ -96,15 +116,21 @@ const char *unix_variable(const char *name)
 #endif
 }
 
-int32_t unix_close(int fd)
+bool system_is_open(proa_handle fd)
 {
+	return fcntl(fd, F_GETFD) >= 0;
+}
+
+int32_t system_close(proa_handle fd, enum handle_type type)
+{
+	(void)type;
 	/* Linux and the BSDs have let the descriptor go even when this says
 	 * EINTR: closing it again could hit another's. */
 	return close(fd) == 0 || errno == EINTR ? 0 : unix_error(errno);
 }
 
 #ifdef PROA_HAVE_EPOLL
-int unix_outer_open(struct proa_port *port, int inner)
+int system_outer_open(struct proa_port *port, int inner)
 {
 	struct epoll_event event = { .events = EPOLLIN };
 	int error;
@@ -117,11 +143,11 @@ int unix_outer_open(struct proa_port *port, int inner)
 		epoll_ctl(port->outer, EPOLL_CTL_ADD, port->outer_timer, &event) == 0)
 		return 0;
 	error = unix_error(errno);
-	unix_outer_close(port);
+	system_outer_close(port);
 	return error;
 }
 
-void unix_outer_arm(struct proa_port *port, int64_t when)
+void system_outer_arm(struct proa_port *port, int64_t when)
 {
 	struct itimerspec at = { .it_value = { 0, 0 } };
 
@@ -135,7 +161,7 @@ void unix_outer_arm(struct proa_port *port, int64_t when)
 	timerfd_settime(port->outer_timer, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-void unix_outer_close(struct proa_port *port)
+void system_outer_close(struct proa_port *port)
 {
 	if (port->outer >= 0)
 		close(port->outer);
@@ -147,7 +173,7 @@ void unix_outer_close(struct proa_port *port)
 /* A kqueue around the engine's, with a timer of its own: EVFILT_TIMER, where it
  * is known in ns (NOTE_NSECONDS: macOS, FreeBSD, NetBSD 10, OpenBSD 7.5), else in
  * ms, rounded up. */
-int unix_outer_open(struct proa_port *port, int inner)
+int system_outer_open(struct proa_port *port, int inner)
 {
 	struct kevent changes[2];
 	int count = 1, error;
@@ -161,11 +187,11 @@ int unix_outer_open(struct proa_port *port, int inner)
 		kevent(port->outer, changes, count, NULL, 0, NULL) == 0)
 		return 0;
 	error = unix_error(errno);
-	unix_outer_close(port);
+	system_outer_close(port);
 	return error;
 }
 
-void unix_outer_arm(struct proa_port *port, int64_t when)
+void system_outer_arm(struct proa_port *port, int64_t when)
 {
 	int64_t left = when == PROA_FOREVER ? 0 : when - clock_now();
 	struct kevent change;
@@ -189,7 +215,7 @@ void unix_outer_arm(struct proa_port *port, int64_t when)
 	kevent(port->outer, &change, 1, NULL, 0, NULL);
 }
 
-void unix_outer_close(struct proa_port *port)
+void system_outer_close(struct proa_port *port)
 {
 	/* A forked child has not inherited it. */
 	if (port->outer >= 0 && port->fork_generation == process_generation)
@@ -197,20 +223,20 @@ void unix_outer_close(struct proa_port *port)
 	port->outer = -1;
 }
 #else
-int unix_outer_open(struct proa_port *port, int inner)
+int system_outer_open(struct proa_port *port, int inner)
 {
 	(void)port;
 	(void)inner; /* there is no such descriptor: see poll_reactor.descriptor */
 	return PROA_ENOSYS;
 }
 
-void unix_outer_arm(struct proa_port *port, int64_t when)
+void system_outer_arm(struct proa_port *port, int64_t when)
 {
 	(void)port;
 	(void)when;
 }
 
-void unix_outer_close(struct proa_port *port)
+void system_outer_close(struct proa_port *port)
 {
 	(void)port;
 }

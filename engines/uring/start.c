@@ -231,7 +231,8 @@ static int32_t start_send(struct proa_port *port, struct proa_op *op)
 
 	if (sqe == NULL)
 		return STEP_FULL;
-	count = lane_gather(port, op, scratch->slices, SCRATCH_SLICES, &bytes, &more);
+	count = lane_gather(
+		port, op, (struct proa_slice *)scratch->slices, SCRATCH_SLICES, &bytes, &more);
 	sqe->fd = op->handle_;
 	/* Without MSG_WAITALL, though all of it is to go out: the bytes of a part
 	 * are progress, which limits in time are counted from. */
@@ -367,7 +368,8 @@ static int32_t start_slices(struct proa_port *port, struct proa_op *op, unsigned
 
 	if (sqe == NULL)
 		return STEP_FULL;
-	count = lane_gather(port, op, scratch->slices, SCRATCH_SLICES, &bytes, &more);
+	count = lane_gather(
+		port, op, (struct proa_slice *)scratch->slices, SCRATCH_SLICES, &bytes, &more);
 	sqe->opcode = (uint8_t)opcode;
 	sqe->fd = op->handle_;
 	sqe->addr = (uint64_t)(uintptr_t)scratch->slices;

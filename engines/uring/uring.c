@@ -326,7 +326,7 @@ static bool recancel(struct proa_port *port)
 	bool any = false;
 	int fd;
 
-	for (fd = handle_next(port, 0); fd >= 0; fd = handle_next(port, fd + 1)) {
+	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		if ((handle->state & HANDLE_PRIVATE) == 0)
 			any |= cancel_again(port, handle->sends);
@@ -453,7 +453,8 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 		timeout = 0;
 	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);
 	if (uring->event >= 0)
-		unix_wake_drain(uring->event); /* before the look: what comes later writes again */
+		system_wake_drain(
+			uring->event); /* before the look: what comes later writes again */
 	if (timeout > 0 || ring_has_requests(uring) ||
 		(state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) || uring->event >= 0)
 		ring_enter(port, uring, timeout);

@@ -72,7 +72,7 @@ struct proa_op {
 	int64_t timeout_, deadline_;
 	uint64_t lane_; /* ticket, or strand */
 	struct proa_op *next_; /* link */
-	proa_handle handle_;
+	int32_t handle_; /* on Windows, too, 32 bits of a handle count */
 	uint32_t timer_; /* place in the timer heap, 0: none */
 	uint64_t room_[4]; /* lists, bytes moved, the engine's word */
 };

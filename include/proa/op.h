@@ -14,7 +14,7 @@ extern "C" {
 static inline void proa_op_init(struct proa_op *op, struct proa_port *port, void *data)
 {
 	static const struct proa_op zero = { NULL, NULL, NULL, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0,
-		NULL, PROA_NO_HANDLE, 0, { 0, 0, 0, 0 } };
+		NULL, -1, 0, { 0, 0, 0, 0 } };
 	*op = zero;
 	op->port = port;
 	op->data = data;
@@ -75,7 +75,7 @@ PROA_API void proa_link(struct proa_op *op, struct proa_op *next, proa_done_fn *
  * one of `handle`'s: its close cancels it and completes after it. */
 static inline void proa_op_with(struct proa_op *op, proa_handle handle)
 {
-	op->handle_ = handle;
+	op->handle_ = (int32_t)handle;
 }
 
 /* What proa_op_background() sets. */
@@ -152,7 +152,7 @@ static inline void proa_prep_(struct proa_op *op, enum proa_kind kind, proa_hand
 	op->kind_ = (uint8_t)kind;
 	op->options_ = 0;
 	op->flags_ = flags;
-	op->handle_ = handle;
+	op->handle_ = (int32_t)handle;
 	op->buffer_ = (void *)(uintptr_t)buffer;
 	op->length_ = length;
 	op->argument_ = argument;

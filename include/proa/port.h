@@ -117,7 +117,7 @@ PROA_API int proa_release(struct proa_port *port, proa_handle handle);
  * From the port's thread. */
 PROA_API proa_handle proa_port_descriptor(struct proa_port *port);
 
-/* "io_uring", "epoll", "poll" or "select". It belongs to the port. */
+/* "io_uring", "iocp", "epoll", "poll" or "select". It belongs to the port. */
 PROA_API const char *proa_engine_name(const struct proa_port *port);
 
 /* Why better engines were passed over ("" if none was). It belongs to the port. */

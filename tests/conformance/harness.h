@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/types.h>
 
 #include <proa/proa.h>
 
@@ -45,10 +45,14 @@ void test_register(struct test *test);
 
 /* ---- Checks: the first that fails ends the test ---- */
 
+#ifdef __MINGW_PRINTF_FORMAT
+#	define TEST_PRINTF(at, first) __attribute__((format(__MINGW_PRINTF_FORMAT, at, first)))
+#else
+#	define TEST_PRINTF(at, first) __attribute__((format(printf, at, first)))
+#endif
 void test_passed_line(const char *file, int line);
-_Noreturn __attribute__((format(printf, 3, 4))) void test_fail(
-	const char *file, int line, const char *format, ...);
-_Noreturn __attribute__((format(printf, 1, 2))) void test_skip(const char *format, ...);
+_Noreturn TEST_PRINTF(3, 4) void test_fail(const char *file, int line, const char *format, ...);
+_Noreturn TEST_PRINTF(1, 2) void test_skip(const char *format, ...);
 void test_int(const char *file, int line, const char *text, long long actual, long long expected);
 
 #define CHECK(condition)                                                         \
@@ -68,6 +72,24 @@ void test_int(const char *file, int line, const char *text, long long actual, lo
 int test_system(const char *file, int line, const char *text, long long value);
 
 #define SKIP(...) test_skip(__VA_ARGS__)
+/* A test that has no meaning on this system, and why. */
+#define NOT_HERE(rule, clause, name, ...) \
+	TEST(rule, clause, name)          \
+	{                                 \
+		SKIP(__VA_ARGS__);        \
+	}
+#ifdef _WIN32
+#	define SKIP_WITHOUT_UNIX_SOCKETS() SKIP("no UNIX sockets on Windows")
+#else
+#	define SKIP_WITHOUT_UNIX_SOCKETS() ((void)0)
+#endif
+/* What wine does otherwise than Windows: the test runs on Windows itself. */
+#define SKIP_ON_WINE(...)                       \
+	do {                                    \
+		if (test_on_wine())             \
+			test_skip(__VA_ARGS__); \
+	} while (0)
+bool test_on_wine(void);
 
 /* ---- Ports ---- */
 
@@ -109,6 +131,8 @@ void run_quiet(struct proa_port *port);
 int64_t test_clock(void);
 int64_t test_cpu(void);
 void test_sleep(int64_t ns);
+/* Makes the system and the engine open what they keep open. */
+void test_warm_up(void);
 
 /* ---- Recorder ---- */
 
@@ -151,6 +175,12 @@ void fill_bytes(void *buffer, size_t length, uint64_t at);
 size_t wrong_byte(const void *buffer, size_t length, uint64_t at);
 #define CHECK_BYTES(buffer, length, at) CHECK_INT(wrong_byte((buffer), (length), (at)), (length))
 
+/* A struct proa_slice's initializer: the systems differ in its order. */
+#define SLICE(bytes, count)                        \
+	{                                          \
+		.data = (bytes), .length = (count) \
+	}
+
 /* ---- Peers ---- */
 
 /* Ends of a connected stream: `ours` for the library, `peer` a plain blocking
@@ -169,7 +199,7 @@ struct stream_maker {
 	struct ends (*make)(bool sending);
 };
 
-/* TCP, UNIX and pipe, then the same with blocking descriptors. */
+/* TCP, UNIX (on Windows TCP the other way round) and pipe, then the same with blocking descriptors. */
 extern const struct stream_maker stream_makers[];
 #define STREAM_MAKERS 6
 #define PLAIN_MAKERS  3 /* the first ones: those that don't block */
@@ -181,7 +211,8 @@ extern const struct stream_maker stream_makers[];
 		maker < stream_makers + PLAIN_MAKERS; maker++)
 
 struct ends tcp_ends(void);
-struct ends unix_ends(void);
+/* Any duplex stream that is cheap to make: UNIX sockets, where there are some. */
+struct ends pair_ends(void);
 struct ends pipe_ends(bool sending);
 /* UNIX sockets of another type: SOCK_DGRAM, SOCK_SEQPACKET. */
 struct ends unix_ends_of(int type);
@@ -213,7 +244,7 @@ struct peer_reader {
 	uint64_t total; /* read so far (valid after join) */
 	uint64_t wrong; /* first place that was not the pattern, or UINT64_MAX */
 	int error; /* errno that ended it, or 0 */
-	unsigned long thread;
+	uintptr_t thread;
 };
 void peer_reader_start(struct peer_reader *reader);
 void peer_reader_join(struct peer_reader *reader);
@@ -226,12 +257,23 @@ struct peer_writer {
 	uint64_t total;
 	bool ends; /* closes fd when done */
 	int error;
-	unsigned long thread;
+	uintptr_t thread;
 };
 void peer_writer_start(struct peer_writer *writer);
 void peer_writer_join(struct peer_writer *writer);
 
 /* How many descriptors this process has open. */
+/* ---- Processes ---- */
+
+/* Starts a process that does what it is told: "sleep 0.1; exit 7". */
+proa_process act(const char *script);
+/* Waits for it, as its parent: `signal` has ended it (on Windows, something has). */
+void expect_killed(proa_process process, int signal);
+/* It has been waited for already: nobody can do so again. */
+void expect_reaped(proa_process process);
+
+/* ---- Descriptors and folders ---- */
+
 int descriptors_open(void);
 /* A fresh folder's path, removed with all in it after the test. */
 const char *test_folder(void);

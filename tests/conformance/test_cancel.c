@@ -1,13 +1,9 @@
 /* Rules 14 and 27: cancelling is a request that loses nothing, and chains of
  * linked ops. (That every kind of op ends once when cancelled: test_ops.c.) */
 #include "harness.h"
+#include "posix.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 
 #define SHORT (20 * PROA_MILLISECOND)
 #define NEVER (1000 * PROA_SECOND)
@@ -48,7 +44,7 @@ TEST(14, "nothing happens to an idle op", cancel_of_an_idle_op)
 TEST(14, "nothing happens to an idle op", cancel_leaves_no_mark_behind)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	char bytes[4];
 
@@ -77,7 +73,7 @@ TEST(14, "nothing happens to an idle op", cancel_leaves_no_mark_behind)
 TEST(14, "by handle, and of all", cancel_handle_spares_other_handles)
 {
 	struct proa_port *port = test_port();
-	struct ends one = unix_ends(), two = unix_ends();
+	struct ends one = pair_ends(), two = pair_ends();
 	struct record first[3], second, timer, tied;
 	char bytes[4];
 
@@ -134,7 +130,7 @@ TEST(14, "a close can't be cancelled", cancel_ends_the_flush_not_the_close)
 	struct proa_port *port = test_port();
 
 	for (int way = 0; way < 5; way++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 		struct record send, closing;
 		uint64_t ticket;
 
@@ -227,7 +223,7 @@ static struct proa_op *mapped_op(struct proa_port *port)
 TEST(14, "a ticket never touches the op", ticket_outlives_the_op)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	uint64_t tickets[4];
 	char byte;
 
@@ -256,7 +252,7 @@ TEST(14, "a ticket never touches the op", ticket_outlives_the_op)
 TEST(14, "a ticket never touches the op", ticket_spares_the_next_submission)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	uint64_t stale;
 	char byte;
@@ -289,7 +285,7 @@ static void race_receives(struct proa_port *port, uint32_t flags)
 {
 	enum { TOTAL = 3 * RACES };
 	struct peer_writer writer = { .total = TOTAL, .piece = 3, .pause = 30000, .ends = true };
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	unsigned cancelled = 0;
 	struct record record;
 	uint64_t at = 0;
@@ -563,7 +559,7 @@ TEST(14, "in the backlog", cancel_in_the_backlog)
 	struct proa_port_options options = { .entries = 4 };
 	struct proa_port *port = test_port_with(&options);
 	enum { COUNT = 2000 };
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record *records = calloc(COUNT, sizeof(*records));
 	unsigned cancelled = 0;
 
@@ -669,7 +665,7 @@ TEST(27, "the next starts when this one is done", chain_runs_one_after_another)
 TEST(27, "else the rest is cancelled, in order", failure_cancels_the_rest)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	char byte;
 
 	/* By an error, a cancel, time, and a linked op that fails itself. */
@@ -712,7 +708,7 @@ TEST(27, "all that it was asked", short_receive_breaks_the_chain)
 	char bytes[8];
 
 	for (int whole = 0; whole < 2; whole++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 
 		record_init(&recv, port);
 		record_init(&timer, port);
@@ -734,7 +730,7 @@ TEST(27, "all that it was asked", short_receive_breaks_the_chain)
 		close_handle(port, ends.ours);
 	}
 	/* Without PROA_ALL some bytes are all that was asked. */
-	for (struct ends ends = unix_ends(); ends.ours >= 0; ends.ours = -1) {
+	for (struct ends ends = pair_ends(); ends.ours >= 0; ends.ours = -1) {
 		proa_prep_recv(&recv.op, ends.ours, bytes, 8, 0);
 		proa_prep_timer(&timer.op, 0);
 		proa_link(&recv.op, &timer.op, recorded);
@@ -764,7 +760,7 @@ TEST(27, "a close runs all the same", close_in_a_broken_chain)
 	char byte;
 
 	for (int way = 0; way < 4; way++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 		struct record recv, timer, closing, last;
 
 		record_init(&recv, port);
@@ -833,7 +829,7 @@ static void begin_after(struct record *record, const struct proa_completion *c)
 TEST(27, "ops of different handles", chain_over_handles)
 {
 	struct proa_port *port = test_port();
-	struct ends one = tcp_ends(), two = unix_ends();
+	struct ends one = tcp_ends(), two = pair_ends();
 	struct record recv, send, shut;
 	char bytes[8] = "", answer[8] = "";
 
@@ -911,7 +907,7 @@ TEST(27, "timer, send, close", chain_of_timer_send_close)
 TEST(27, "limits count from the op's own start", linked_timeout_counts_from_its_start)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record timer, recv;
 	int64_t start = test_clock();
 	char byte;

@@ -1,12 +1,10 @@
 /* Rules 17 and 18: how handles end, and whose they are. */
 #include "harness.h"
+#include "posix.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <termios.h>
+#ifndef _WIN32
+#	include <termios.h>
+#endif
 
 #define MIB (1024u * 1024u)
 
@@ -68,7 +66,7 @@ static void busy_start(struct record *ops, struct proa_port *port, const struct 
 
 	for (int i = 0; i < BUSY_OPS; i++)
 		record_init(&ops[i], port);
-	slice = (struct proa_slice) { (void *)(uintptr_t)bytes, 1000 };
+	slice = (struct proa_slice)SLICE((void *)(uintptr_t)bytes, 1000);
 	proa_prep_recv(&ops[0].op, ends->ours, room, 10, 0);
 	proa_prep_recv(&ops[1].op, ends->ours, room + 10, 10, PROA_ALL);
 	proa_prep_send(&ops[2].op, ends->ours, bytes, 8 * MIB, 0);
@@ -97,7 +95,7 @@ TEST(17, "completes last", with_all_kinds_in_flight)
 	dig_hole(&hole);
 	for (int round = 0; round < 8; round++) {
 		int before = descriptors_open();
-		struct ends ends = round & 1 ? tcp_ends() : unix_ends();
+		struct ends ends = round & 1 ? tcp_ends() : pair_ends();
 		struct record ops[BUSY_OPS], closing, behind[5], again;
 		struct proa_stat stat;
 
@@ -290,7 +288,7 @@ static void reuse_number(struct record *record, const struct proa_completion *c)
 
 	CHECK_INT(c->result, 0);
 	CHECK(!is_open(reuse.old.ours));
-	reuse.fresh = unix_ends();
+	reuse.fresh = pair_ends();
 	reuse.reused += reuse.fresh.ours == reuse.old.ours;
 	record_init(&reuse.receive, port);
 	record_init(&reuse.poll, port);
@@ -309,7 +307,7 @@ TEST(17, "reused numbers", no_event_of_an_older_life)
 		struct record ops[3], closing;
 		unsigned char room[32];
 
-		reuse.old = round % 3 == 0 ? tcp_ends() : unix_ends();
+		reuse.old = round % 3 == 0 ? tcp_ends() : pair_ends();
 		for (int i = 0; i < 3; i++)
 			record_init(&ops[i], port);
 		proa_prep_recv(&ops[0].op, reuse.old.ours, room, 4, PROA_ALL);
@@ -349,6 +347,10 @@ TEST(17, "reused numbers", no_event_of_an_older_life)
 	CHECK(reuse.reused > ROUNDS / 2);
 	test_close(port);
 }
+
+#ifdef _WIN32
+NOT_HERE(17, "reused numbers", two_numbers_of_one_socket, "a socket has no dup() on Windows")
+#else
 
 /* Two numbers of one socket: the end of one is not the end of the other, nor
  * does anything of it stay behind. */
@@ -390,7 +392,7 @@ TEST(17, "reused numbers", two_numbers_of_one_socket)
 			cpu = test_cpu();
 			run_for(port, 60 * PROA_MILLISECOND);
 			CHECK(test_cpu() - cpu < 40 * PROA_MILLISECOND * test_factor());
-			fresh = unix_ends();
+			fresh = pair_ends();
 			check_works(port, &fresh);
 			proa_prep_recv(&other.op, twin, room, sizeof(room), 0);
 			CHECK_INT(record_run(&other), 3);
@@ -403,10 +405,12 @@ TEST(17, "reused numbers", two_numbers_of_one_socket)
 	test_close(port);
 }
 
+#endif
+
 TEST(17, "bad input", closes_of_nothing)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 
 	record_init(&record, port);
@@ -431,10 +435,10 @@ TEST(17, "bad input", ops_on_what_is_not_open)
 	struct proa_port *port = test_port();
 	struct proa_range range = { 4321, 0, 10 };
 	struct proa_address address = { 0 };
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	char room[8] = "";
-	struct proa_slice slice = { room, 8 };
+	struct proa_slice slice = SLICE(room, 8);
 	struct proa_message message = { .slices = &slice, .slice_count = 1 };
 	struct proa_stat stat;
 
@@ -468,7 +472,7 @@ TEST(17, "bad input", ops_on_what_is_not_open)
 		for (int j = 0; j < 19; j++)
 			if (record_run(&ops[j]) != PROA_EBADF || ops[j].count != 1)
 				test_fail(__FILE__, __LINE__, "op %d on handle %d: %s, %u", j,
-					bad[i], proa_error_name(ops[j].last), ops[j].count);
+					(int)bad[i], proa_error_name(ops[j].last), ops[j].count);
 		CHECK(proa_attach(port, bad[i]) == PROA_EBADF);
 		CHECK(proa_discard(port, bad[i]) == PROA_EBADF);
 	}
@@ -656,7 +660,7 @@ TEST(17, "flush", flush_timeout_counts_from_progress)
 	const size_t length = 65536;
 	unsigned char *bytes = calloc(1, length);
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct peer_reader reader = {
 		.fd = ends.peer, .piece = 65536, .pause = 10 * PROA_MILLISECOND
 	};
@@ -690,7 +694,7 @@ TEST(17, "completes last", close_can_not_be_cancelled)
 	struct proa_port *port = test_port();
 
 	for (int way = 0; way < 5; way++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 		struct record receive, closing;
 		uint64_t ticket;
 		char room[8];
@@ -755,7 +759,7 @@ TEST(17, "completes last", close_runs_on_a_shut_port)
 TEST(17, "ops of a handle", they_work_as_ever)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_address address;
 	int listener = tcp_listener(5, &address);
 	struct record timer, dial, interval;
@@ -815,7 +819,7 @@ TEST(17, "ops of a handle", won_dial_is_closed)
 		struct record timer;
 
 		memset(&owned, 0, sizeof(owned));
-		owned.ends = unix_ends();
+		owned.ends = pair_ends();
 		CHECK_INT(proa_attach(port, owned.ends.ours), 0);
 		record_init(&owned.dial, port);
 		record_init(&owned.timer, port);
@@ -860,8 +864,8 @@ TEST(17, "ops of a handle", won_dial_is_closed_unseen)
 	for (int round = 0; round < 10; round++) {
 		struct record receive;
 
-		ends = unix_ends();
-		other = unix_ends();
+		ends = pair_ends();
+		other = pair_ends();
 		CHECK_INT(proa_attach(port, ends.ours), 0);
 		record_init(&receive, port);
 		record_init(&dial, port);
@@ -1078,9 +1082,35 @@ TEST(18, "discard", closes_what_is_idle)
 /* ---- Rule 18: release ---- */
 
 /* A connected pair of which our end has this number, which is free. */
-static struct ends unix_ends_at(int number)
+#ifdef _WIN32
+static struct ends pair_ends_at(int number)
 {
-	struct ends ends = unix_ends(), swapped = { ends.peer, ends.ours };
+	enum { TRIES = 20 };
+	struct ends made[TRIES], found = { -1, -1 };
+	int count = 0;
+
+	/* Numbers can't be chosen, but free ones are used again. */
+	while (count < TRIES && found.ours == -1) {
+		made[count] = pair_ends();
+		if (made[count].ours == number)
+			found = made[count];
+		else if (made[count].peer == number)
+			found = (struct ends) { number, (int)made[count].ours };
+		else
+			count++;
+	}
+	while (count-- > 0) {
+		close(made[count].ours);
+		close(made[count].peer);
+	}
+	if (found.ours == -1)
+		SKIP("the system has not given the number again");
+	return found;
+}
+#else
+static struct ends pair_ends_at(int number)
+{
+	struct ends ends = pair_ends(), swapped = { ends.peer, ends.ours };
 
 	if (ends.peer == number)
 		return swapped;
@@ -1091,6 +1121,7 @@ static struct ends unix_ends_at(int number)
 	}
 	return ends;
 }
+#endif
 
 TEST(18, "release", kernel_holds_nothing_afterwards)
 {
@@ -1127,7 +1158,7 @@ TEST(18, "release", kernel_holds_nothing_afterwards)
 				CHECK(peer_drain(ends.peer, bytes, 8 * MIB) != 0);
 				CHECK_INT(peer_drain(ends.peer, bytes, 8 * MIB), -1);
 			}
-			fresh = unix_ends_at(ends.ours);
+			fresh = pair_ends_at(ends.ours);
 			check_works(port, &fresh);
 			for (int i = 0; i < 4; i++) {
 				if ((i == 0 || i == 3) && !maker->duplex)
@@ -1148,7 +1179,7 @@ TEST(18, "release", kernel_holds_nothing_afterwards)
 TEST(18, "release", idle_handles_and_what_had_come)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	char room[8];
 
@@ -1344,6 +1375,10 @@ TEST(18, "blocking descriptors", waits_on_them_end)
 	free(bytes);
 }
 
+#ifdef _WIN32
+NOT_HERE(18, "blocking descriptors", terminal, "a console of the test's own would need a window")
+#else
+
 /* A terminal, blocking as a shell leaves it. */
 TEST(18, "blocking descriptors", terminal)
 {
@@ -1387,6 +1422,8 @@ TEST(18, "blocking descriptors", terminal)
 	close(master);
 	test_close(port);
 }
+
+#endif
 
 TEST(18, "made here", pairs_and_pipes)
 {

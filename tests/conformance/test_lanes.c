@@ -1,11 +1,7 @@
 /* Rules 8, 9 and 10: what a stream's sends and receives promise: all or an
  * error, in order of submission, any number of them in flight. */
 #include "harness.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/socket.h>
+#include "posix.h"
 
 #define KIB 1024u
 #define MIB (1024u * 1024u)
@@ -185,7 +181,7 @@ TEST(8, "sends are whole", reset_in_mid_send)
 	{
 		struct ends ends = maker->make(true);
 		struct record *sends = make_records(port, 4);
-		struct proa_slice slice = { bytes, 1000 };
+		struct proa_slice slice = SLICE(bytes, 1000);
 
 		printf("%s\n", maker->name);
 		send_at(&sends[0], &ends, bytes, length);
@@ -231,7 +227,7 @@ TEST(8, "sends are whole", send_of_nothing)
 	{
 		struct ends ends = maker->make(true);
 		struct record *sends = make_records(port, 6);
-		struct proa_slice none[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
+		struct proa_slice none[3] = { SLICE(NULL, 0), SLICE(NULL, 0), SLICE(NULL, 0) };
 		char got[16];
 
 		printf("%s\n", maker->name);
@@ -263,7 +259,7 @@ TEST(8, "lengths", length_out_of_range)
 	FOR_STREAMS(maker)
 	{
 		struct ends ends = maker->make(false), away = maker->make(true);
-		struct proa_slice halves[2] = { { &byte, MOST }, { &byte, 1 } };
+		struct proa_slice halves[2] = { SLICE(&byte, MOST), SLICE(&byte, 1) };
 		struct record record;
 
 		printf("%s\n", maker->name);
@@ -629,7 +625,7 @@ TEST_SLOW(9, "order of sends", sends_of_all_kinds_and_shutdown)
 			if (i % KINDS == 1) {
 				for (size_t j = 0; j < SLICES; j++)
 					slices[round][j] =
-						(struct proa_slice) { bytes + at + j * 3, 3 };
+						(struct proa_slice)SLICE(bytes + at + j * 3, 3);
 				proa_prep_sendv(op, ends.ours, slices[round], SLICES, 0);
 			} else if (i % KINDS == 2) {
 				ranges[round] = (struct proa_range) { file, at, 70001 };
@@ -772,7 +768,7 @@ TEST_SLOW(9, "order of sends", hundred_thousand_sends_cancelled)
 
 	CHECK(ops != NULL && got != NULL);
 	for (int way = 0; way < 3; way++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 		struct peer_reader reader = { .fd = ends.peer, .limit = 4 * MIB };
 		struct record head;
 

@@ -2,18 +2,10 @@
  * one final completion, errors and misuse, no callback inside a call, what is
  * pending when, back-pressure, and counts. */
 #include "harness.h"
+#include "posix.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <pthread.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/time.h>
-#include <sys/wait.h>
 
 #define SHORT (20 * PROA_MILLISECOND)
 #define NEVER (1000 * PROA_SECOND)
@@ -121,7 +113,7 @@ TEST(1, "port and data survive every prep", prep_keeps_port_and_data)
 	KEEPS(proa_prep_interval(&op, 1, 1));
 	KEEPS(proa_prep_work(&op, NULL, NULL));
 	KEEPS(proa_prep_resolve(&op, &query));
-	KEEPS(proa_prep_signal(&op, SIGUSR1));
+	KEEPS(proa_prep_signal(&op, SIGTERM));
 	KEEPS(proa_prep_child(&op, 1, &end));
 #undef KEEPS
 	test_close(port);
@@ -177,7 +169,7 @@ static int32_t seven(void *argument)
 TEST(1, "free as the callback's first act", op_is_the_callers_in_its_callback)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct paged *paged;
 
 	paged = paged_make(port);
@@ -410,13 +402,13 @@ static void stage_pool(struct stage *stage)
 {
 	struct proa_pool_options options = { .buffer_size = 64, .count = 1, .limit = 1 };
 
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	CHECK_INT(proa_pool_open(stage->port, &options, &stage->pool), 0);
 }
 
 static void set_recv(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_recv(&stage->target.op, stage->handle, stage->bytes, 64, 0);
 }
 
@@ -476,19 +468,19 @@ static void set_accept_multi(struct stage *stage)
 
 static void set_poll(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_poll(&stage->target.op, stage->handle, PROA_READABLE);
 }
 
 static void set_poll_multi(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_poll_multi(&stage->target.op, stage->handle, PROA_READABLE);
 }
 
 static void set_send(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_send(&stage->target.op, stage->handle, blocking_bytes, sizeof(blocking_bytes), 0);
 }
 
@@ -500,7 +492,7 @@ static void set_send_pipe(struct stage *stage)
 
 static void blocked_send(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_send(&stage->ahead.op, stage->handle, blocking_bytes, sizeof(blocking_bytes), 0);
 	record_submit(&stage->ahead);
 }
@@ -525,8 +517,8 @@ static void set_recvfrom(struct stage *stage)
 
 static void set_recvmsg(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
-	stage->slice = (struct proa_slice) { .data = stage->bytes, .length = 64 };
+	stage_ends(stage, pair_ends());
+	stage->slice = (struct proa_slice)SLICE(stage->bytes, 64);
 	stage->message.slices = &stage->slice;
 	stage->message.slice_count = 1;
 	proa_prep_recvmsg(&stage->target.op, stage->handle, &stage->message, 0);
@@ -556,28 +548,28 @@ static void set_connect(struct stage *stage)
 static void set_dial(struct stage *stage)
 {
 	full_listener(stage);
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_dial(&stage->target.op, &stage->address, 0);
 	proa_op_with(&stage->target.op, stage->handle);
 }
 
 static void set_timer(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_timer(&stage->target.op, NEVER);
 	proa_op_with(&stage->target.op, stage->handle);
 }
 
 static void set_timer_at(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_timer_at(&stage->target.op, PROA_FOREVER);
 	proa_op_with(&stage->target.op, stage->handle);
 }
 
 static void set_interval(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_interval(&stage->target.op, NEVER, 1);
 	proa_op_with(&stage->target.op, stage->handle);
 }
@@ -603,7 +595,7 @@ static int32_t mark_job(void *argument)
 /* The port's one worker is busy. */
 static void set_job(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_work(&stage->ahead.op, sleep_job, NULL);
 	record_submit(&stage->ahead);
 	proa_prep_work(&stage->target.op, mark_job, NULL);
@@ -612,18 +604,15 @@ static void set_job(struct stage *stage)
 
 static void set_signal(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
-	proa_prep_signal(&stage->target.op, SIGUSR1);
+	stage_ends(stage, pair_ends());
+	proa_prep_signal(&stage->target.op, SIGTERM);
 	proa_op_with(&stage->target.op, stage->handle);
 }
 
 static void set_child(struct stage *stage)
 {
-	static const char *const arguments[] = { "sleep", "100", NULL };
-	struct proa_command command = { .arguments = arguments };
-
-	stage_ends(stage, unix_ends());
-	CHECK_INT(proa_spawn(&command, &stage->child), 0);
+	stage_ends(stage, pair_ends());
+	stage->child = act("exec sleep 100");
 	proa_prep_child(&stage->target.op, stage->child, &stage->end);
 	proa_op_with(&stage->target.op, stage->handle);
 }
@@ -631,7 +620,7 @@ static void set_child(struct stage *stage)
 /* Waits for another op of its chain. */
 static void set_linked(struct stage *stage)
 {
-	stage_ends(stage, unix_ends());
+	stage_ends(stage, pair_ends());
 	proa_prep_timer(&stage->ahead.op, NEVER);
 	proa_prep_recv(&stage->target.op, stage->handle, stage->bytes, 64, 0);
 	proa_link(&stage->ahead.op, &stage->target.op, recorded);
@@ -724,8 +713,6 @@ static void stage_strike(struct stage *stage, enum ending ending, uint64_t ticke
 
 static void stage_clear(struct stage *stage, enum ending ending)
 {
-	siginfo_t info;
-
 	if (ending != BY_PORT_CLOSE) {
 		if (ending != BY_SHUT) {
 			proa_cancel_all(stage->port);
@@ -743,8 +730,7 @@ static void stage_clear(struct stage *stage, enum ending ending)
 	if (stage->child != 0) {
 		/* It runs still, and nobody has reaped it. */
 		CHECK_INT(proa_kill(stage->child, SIGKILL), 0);
-		CHECK_SYSTEM(waitid(P_PID, (id_t)stage->child, &info, WEXITED));
-		CHECK_INT(info.si_status, SIGKILL);
+		expect_killed(stage->child, SIGKILL);
 	}
 }
 
@@ -899,7 +885,7 @@ TEST(2, "one final completion: success", success_completes_once)
 TEST(2, "one final completion: taken by proa_wait", wait_takes_each_final_once)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_completion taken[16];
 	struct proa_op ops[8];
 	unsigned seen[8] = { 0 };
@@ -942,7 +928,7 @@ static void bad_prep(struct proa_op *op, int kind, proa_handle handle, struct pr
 	static struct proa_range range;
 	static char bytes[8];
 
-	slice = (struct proa_slice) { .data = bytes, .length = sizeof(bytes) };
+	slice = (struct proa_slice)SLICE(bytes, sizeof(bytes));
 	message = (struct proa_message) { .slices = &slice, .slice_count = 1 };
 	range = (struct proa_range) { .file = handle, .length = 1 };
 	switch (kind) {
@@ -983,7 +969,7 @@ static void bad_prep(struct proa_op *op, int kind, proa_handle handle, struct pr
 TEST(3, "bad handles are completions", bad_handles_complete_with_ebadf)
 {
 	struct proa_port *port = test_port();
-	struct ends closed = unix_ends();
+	struct ends closed = pair_ends();
 	const proa_handle handles[] = { -1, -77, 903, 70000, INT_MAX, closed.ours };
 	struct proa_pool *pool;
 	struct record record;
@@ -995,7 +981,7 @@ TEST(3, "bad handles are completions", bad_handles_complete_with_ebadf)
 	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
 	for (unsigned i = 0; i < sizeof(handles) / sizeof(handles[0]); i++)
 		for (int kind = 0; kind < BAD_PREPS; kind++) {
-			printf("prep %d of handle %d\n", kind, handles[i]);
+			printf("prep %d of handle %d\n", kind, (int)handles[i]);
 			bad_prep(&record.op, kind, handles[i], pool);
 			CHECK_INT(record_run(&record), PROA_EBADF);
 			CHECK_INT(record.flags[0], 0);
@@ -1011,7 +997,7 @@ TEST(3, "bad handles are completions", set_up_calls_return_codes)
 	struct proa_port *port = test_port();
 	struct proa_address address;
 	proa_handle handle = 77;
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 
 	CHECK_INT(proa_attach(port, -1), PROA_EBADF);
@@ -1075,13 +1061,13 @@ static void on_misuse(const char *what, const struct proa_op *op)
 	longjmp(misuse_exit, 1);
 }
 
-static bool is_misuse(void (*act)(void *argument), void *argument)
+static bool is_misuse(void (*try)(void *argument), void *argument)
 {
 	misuse_text[0] = '\0';
 	misused = NULL;
 	proa_on_misuse(on_misuse);
 	if (setjmp(misuse_exit) == 0)
-		act(argument);
+		try(argument);
 	proa_on_misuse(NULL);
 	return misuse_text[0] != '\0';
 }
@@ -1255,6 +1241,11 @@ TEST(3, "misuse: another thread", misuse_by_a_second_thread)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(3, "misuse says what and aborts", misuse_aborts_by_default,
+	"no fork to look at an abort from")
+#else
+
 static _Noreturn void misuse_child(int output)
 {
 	struct rlimit none = { 0, 0 };
@@ -1295,6 +1286,8 @@ TEST(3, "misuse says what and aborts", misuse_aborts_by_default)
 	CHECK(strstr(text, "in flight") != NULL);
 }
 
+#endif
+
 /* ---- Rule 4 ---- */
 
 static int callback_depth, callbacks;
@@ -1327,7 +1320,7 @@ static void watched_init(struct record *record, struct proa_port *port)
 TEST(4, "no callback in submit, cancel, post", calls_do_not_call_back)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record records[12];
 	struct proa_completion taken[4];
 	char bytes[8];
@@ -1391,7 +1384,7 @@ TEST(4, "no callback in give-back", give_back_does_not_call_back)
 {
 	struct proa_pool_options options = { .buffer_size = 16, .count = 1, .limit = 1 };
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	struct record record;
 
@@ -1445,7 +1438,7 @@ static void nested(struct record *record, const struct proa_completion *c)
 TEST(4, "no callback inside a callback", callbacks_do_not_nest)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 
 	watched_init(&record, port);
@@ -1575,7 +1568,7 @@ TEST_SLOW(4, "the stack does not grow", long_lanes_do_not_recurse)
 {
 	struct proa_port *port = test_port();
 	struct proa_op *ops = many_ops(port, LONG);
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	char byte;
 
 	long_expected = PROA_ECANCELED;
@@ -1660,7 +1653,7 @@ static void strike_other(struct record *record, const struct proa_completion *c)
 TEST(5, "pending until its own callback", cancel_of_one_in_the_same_batch)
 {
 	struct proa_port *port = test_port();
-	struct ends ends[2] = { unix_ends(), unix_ends() };
+	struct ends ends[2] = { pair_ends(), pair_ends() };
 	char bytes[2][4];
 
 	for (int round = 0; round < 20; round++) {
@@ -1839,7 +1832,7 @@ TEST_SLOW(6, "100,000 ops at once", many_receives_on_one_handle)
 	struct proa_port *port = test_port();
 	struct proa_op *ops = many_ops(port, LONG);
 	struct peer_writer writer = { .total = LONG };
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	unsigned char *bytes = malloc(LONG);
 
 	CHECK(bytes != NULL);
@@ -1867,7 +1860,7 @@ TEST_SLOW(6, "100,000 ops at once", many_ops_of_many_kinds)
 	struct proa_port_options options = { .entries = 8 };
 	struct proa_port *port = test_port_with(&options);
 	struct proa_op *ops = many_ops(port, LONG);
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	int file = CHECK_SYSTEM(open("/dev/zero", O_RDONLY | O_CLOEXEC));
 	int null = CHECK_SYSTEM(open("/dev/null", O_WRONLY | O_CLOEXEC));
 	char byte = 1;
@@ -1929,7 +1922,7 @@ TEST_SLOW(6, "the backlog keeps the order", sends_in_the_backlog_keep_order)
 	CHECK(bytes != NULL);
 	fill_bytes(bytes, EACH, 0);
 	for (int i = 0; i < HANDLES; i++) {
-		ends[i] = i % 2 ? unix_ends() : tcp_ends();
+		ends[i] = i % 2 ? pair_ends() : tcp_ends();
 		readers[i] = (struct peer_reader) { .fd = ends[i].peer };
 		peer_reader_start(&readers[i]);
 	}
@@ -1982,6 +1975,11 @@ TEST(6, "max_inflight gives EAGAIN", max_inflight_is_a_completion)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(6, "EINTR is the engine's business", interrupted_transfer_goes_on,
+	"no signal interrupts a call on Windows")
+#else
+
 static void on_alarm(int number)
 {
 	(void)number;
@@ -2027,6 +2025,8 @@ TEST(6, "EINTR is the engine's business", interrupted_transfer_goes_on)
 	test_close(port);
 }
 
+#endif
+
 /* ---- Rule 7 ---- */
 
 TEST(7, "the count after failure", count_after_a_failed_send)
@@ -2035,7 +2035,7 @@ TEST(7, "the count after failure", count_after_a_failed_send)
 
 	/* Ended by time, by cancel, and by the peer's end. */
 	for (int way = 0; way < 3; way++) {
-		struct ends ends = unix_ends();
+		struct ends ends = pair_ends();
 		struct record record;
 		uint64_t count;
 
@@ -2101,9 +2101,8 @@ TEST(7, "the count after failure", count_after_a_failed_receive)
 TEST(7, "the count on success", count_equals_the_result)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
-	struct proa_slice slices[2] = { { .data = (void *)"abc", .length = 3 },
-		{ .data = (void *)"defg", .length = 4 } };
+	struct ends ends = pair_ends();
+	struct proa_slice slices[2] = { SLICE((void *)"abc", 3), SLICE((void *)"defg", 4) };
 	struct record record;
 	char bytes[16];
 

@@ -2,28 +2,18 @@
  * threads and signal handlers may do, how runs end, forks, and the choice of
  * an engine. */
 #include "harness.h"
+#include "posix.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/time.h>
-#include <sys/wait.h>
+#ifdef __linux__
+#	include <linux/filter.h>
+#	include <linux/seccomp.h>
+#	include <sys/prctl.h>
+#	include <sys/syscall.h>
+#endif
 
 #define MS    PROA_MILLISECOND
 #define NEVER (1000 * PROA_SECOND)
-
-static int64_t scaled_ms(int64_t ms)
-{
-	return ms * MS * test_factor();
-}
 
 static struct record *records_make(struct proa_port *port, unsigned count)
 {
@@ -53,7 +43,7 @@ static void expect_shut(struct proa_port *port)
 TEST(19, "shut cancels what is in flight and what follows", shut_port)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record *records = records_make(port, 6);
 	char byte;
 
@@ -150,7 +140,7 @@ static struct proa_op *crowd(
 
 	CHECK(ops != NULL);
 	for (unsigned i = 0; i < pairs; i++)
-		ends[i] = unix_ends();
+		ends[i] = pair_ends();
 	for (unsigned i = 0; i < count; i++) {
 		proa_handle handle = ends[i / 4 % pairs].ours;
 
@@ -554,7 +544,7 @@ static void *post_later(void *argument)
 static void beside(enum busy kind)
 {
 	struct proa_port *port = test_port();
-	struct ends loud = unix_ends(), quiet = unix_ends();
+	struct ends loud = pair_ends(), quiet = pair_ends();
 	struct record timer, post, recv;
 	static struct hog hog;
 	pthread_t flooder, poster;
@@ -667,7 +657,7 @@ TEST(21, "a loud handle's share is bounded", fair_among_many_handles)
 	CHECK_INT(pthread_create(&flooder, NULL, flood, &loud.peer), 0);
 	hog_start(&hog, port, BUSY_MULTI);
 	for (int i = 0; i < QUIET; i++)
-		quiet[i] = unix_ends();
+		quiet[i] = pair_ends();
 	for (int round = 0; round < 20; round++) {
 		for (int i = 0; i < QUIET; i++) {
 			proa_prep_recv(&records[i].op, quiet[i].ours, &byte, 1, 0);
@@ -762,7 +752,7 @@ TEST(21, "statistics", statistics_are_plausible)
 	struct proa_port *port = test_port_with(&options);
 	struct proa_port_stats stats;
 	struct record *records = records_make(port, 100);
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	uint64_t part[2] = { 77, 77 };
 
 	proa_port_stats(port, &stats);
@@ -1074,6 +1064,11 @@ TEST(22, "wake", wake_from_another_thread)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(22, "wake", wake_from_a_signal_handler,
+	"no signal handler runs on a thread of ours on Windows")
+#else
+
 static struct proa_port *signal_port;
 
 static void wake_in_handler(int number)
@@ -1099,6 +1094,8 @@ TEST(22, "wake", wake_from_a_signal_handler)
 	}
 	test_close(signal_port);
 }
+
+#endif
 
 static struct proa_buffer *lent_buffer;
 
@@ -1126,7 +1123,7 @@ TEST(22, "give-back from any thread", give_back_from_another_thread)
 {
 	struct proa_pool_options options = { .buffer_size = 8, .count = 1, .limit = 1 };
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	struct record record;
 	pthread_t thread;
@@ -1167,7 +1164,7 @@ static void *own_port(void *argument)
 TEST(22, "whose a local port is", port_opened_here_and_run_there)
 {
 	struct waker both = { .port = test_port() };
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	pthread_t thread;
 
 	/* Opening it and asking it things doesn't make it ours. */
@@ -1207,7 +1204,7 @@ TEST(24, "background ops do not count", run_ends_with_background_ops)
 {
 	struct proa_port *port = test_port();
 	struct record *records = records_make(port, 5);
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 
 	proa_prep_timer(&records[0].op, NEVER);
 	proa_op_background(&records[0].op);
@@ -1215,7 +1212,7 @@ TEST(24, "background ops do not count", run_ends_with_background_ops)
 	proa_prep_interval(&records[1].op, MS, MS);
 	proa_op_background(&records[1].op);
 	record_submit(&records[1]);
-	proa_prep_signal(&records[2].op, SIGUSR2);
+	proa_prep_signal(&records[2].op, SIGTERM);
 	proa_op_background(&records[2].op);
 	record_submit(&records[2]);
 	proa_prep_poll(&records[4].op, ends.ours, PROA_READABLE);
@@ -1315,6 +1312,10 @@ TEST(24, "run_once", run_once_dispatches_one_batch)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(24, "never EINTR", wait_goes_on_after_signals, "no signal interrupts a wait on Windows")
+#else
+
 static atomic_int alarms;
 
 static void on_alarm(int number)
@@ -1350,6 +1351,8 @@ TEST(24, "never EINTR", wait_goes_on_after_signals)
 	test_close(port);
 }
 
+#endif
+
 /* ---- Rule 24: in another loop ---- */
 
 static bool readable(proa_handle fd, int ms)
@@ -1374,7 +1377,7 @@ TEST(24, "a port in another loop", descriptor_in_another_loop)
 	struct proa_port *port = test_port();
 	proa_handle fd = proa_port_descriptor(port);
 	struct record *records = records_make(port, 4);
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct waker waker = { port, proa_wake, 20 * MS };
 	pthread_t thread;
 	int64_t start;
@@ -1484,6 +1487,18 @@ TEST(24, "a port in another loop", descriptor_misses_nothing)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(25, "the child starts afresh", fork_and_start_afresh, "no fork on Windows")
+NOT_HERE(25, "the child abandons the port", fork_and_abandon, "no fork on Windows")
+NOT_HERE(25, "nothing else is allowed", fork_and_misuse, "no fork on Windows")
+NOT_HERE(25, "many forks", fork_of_a_fork, "no fork on Windows")
+#else
+
+static int64_t scaled_ms(int64_t ms)
+{
+	return ms * MS * test_factor();
+}
+
 /* ---- Rule 25 ---- */
 
 static int wait_for(pid_t pid)
@@ -1536,10 +1551,10 @@ static void household_begin(struct household *house)
 
 	memset(house, 0, sizeof(*house));
 	house->port = test_port_with(&options);
-	house->one = unix_ends();
+	house->one = pair_ends();
 	house->two = tcp_ends();
-	house->three = unix_ends();
-	house->four = unix_ends();
+	house->three = pair_ends();
+	house->four = pair_ends();
 	CHECK_INT(proa_pool_open(house->port, NULL, &house->pool), 0);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes, 4, 0);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes + 4, 4, 0);
@@ -1612,7 +1627,7 @@ static _Noreturn void child_starts_afresh(struct household *house)
 	CHECK(strcmp(proa_engine_name(house->port), test_engine()) == 0);
 	CHECK_INT(proa_run(house->port), 0);
 	run_for(house->port, 30 * MS);
-	ends = unix_ends();
+	ends = pair_ends();
 	record_init(&record, house->port);
 	proa_prep_timer(&record.op, 5 * MS);
 	CHECK_INT(record_run(&record), 0);
@@ -1621,10 +1636,10 @@ static _Noreturn void child_starts_afresh(struct household *house)
 	CHECK_INT(record_run(&record), 1);
 	/* ThreadSanitizer allows a forked child no threads, and AddressSanitizer's
 	 * allocator may have been left locked by one of the parent's. */
-#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+#	if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 	proa_prep_work(&record.op, slow_job, NULL);
 	CHECK(record_run(&record) > 0);
-#endif
+#	endif
 	proa_post(house->port, &record.op, 4, recorded);
 	record.count = record.finals = 0;
 	RUN_UNTIL(house->port, record.finals == 1);
@@ -1758,6 +1773,8 @@ TEST(25, "many forks", fork_of_a_fork)
 	test_close(port);
 }
 
+#endif
+
 /* ---- Rule 29, and what proa_port_open() is given ---- */
 
 static void expect_no_port(const struct proa_port_options *options, int error)
@@ -1866,10 +1883,15 @@ static bool in_this_build(const char *name)
 	return error == 0 || strstr(proa_port_open_why(), "not part of this build") == NULL;
 }
 
-/* The system's own readiness call: what a port gets where io_uring is not. */
-static const char *best_readiness(void)
+/* The system's own way: what a port gets where io_uring is not. */
+static const char *system_engine(void)
 {
-	return in_this_build("epoll") ? "epoll" : in_this_build("kqueue") ? "kqueue" : "poll";
+	static const char *const own[] = { "epoll", "kqueue", "iocp" };
+
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (in_this_build(own[i]))
+			return own[i];
+	return "poll";
 }
 
 static void expect_engine(const char *name)
@@ -1892,7 +1914,7 @@ TEST(29, "an option names another", option_goes_before_the_environment)
 {
 	setenv("PROA_ENGINE", "donkey", 1);
 	expect_engine("poll");
-	expect_engine(best_readiness());
+	expect_engine(system_engine());
 	setenv("PROA_ENGINE", "poll", 1);
 	expect_engine("select");
 	unsetenv("PROA_ENGINE");
@@ -1911,6 +1933,23 @@ TEST(29, "what is native", supports_answers_for_all_numbers)
 	CHECK_INT(proa_supports(port, (enum proa_feature)1000), 0);
 	test_close(port);
 }
+
+#ifdef _WIN32
+NOT_HERE(29, "an engine that can't work", io_uring_forbidden_eperm,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "an engine that can't work", io_uring_forbidden_enosys,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "an engine that can't work", io_uring_out_of_memory,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "an engine that can't work", epoll_forbidden_too,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "an engine that can't work", io_uring_register_forbidden,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "little memory to lock", open_with_little_locked_memory,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+NOT_HERE(29, "no descriptors left", open_without_descriptors,
+	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+#else
 
 /* From here on these system calls fail with `error`. */
 static void forbid(const int *calls, int count, int error)
@@ -1938,7 +1977,7 @@ static void expect_fallback(const char *name)
 {
 	struct proa_port *port = NULL;
 	struct record record;
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	char byte;
 
 	unsetenv("PROA_ENGINE");
@@ -1966,7 +2005,7 @@ static void without_io_uring(int error)
 	setenv("PROA_ENGINE", "io_uring", 1);
 	expect_no_port(NULL, 0);
 	CHECK(strstr(proa_port_open_why(), "io_uring") != NULL);
-	expect_fallback(best_readiness());
+	expect_fallback(system_engine());
 }
 
 TEST(29, "an engine that can't work", io_uring_forbidden_eperm)
@@ -1989,9 +2028,9 @@ TEST(29, "an engine that can't work", epoll_forbidden_too)
 	static const int calls[] = {
 		SYS_io_uring_setup,
 		SYS_epoll_create1,
-#if defined(SYS_epoll_create)
+#	if defined(SYS_epoll_create)
 		SYS_epoll_create,
-#endif
+#	endif
 	};
 
 	forbid(calls, sizeof(calls) / sizeof(calls[0]), EPERM);
@@ -2057,3 +2096,5 @@ TEST(29, "no descriptors left", open_without_descriptors)
 	}
 	CHECK_INT(result, 0);
 }
+
+#endif

@@ -1,10 +1,7 @@
 /* Rules 15 and 20: limits in time on any op, and timers. A test here allows a
  * slow machine to be late by as much as it likes, and never to be early. */
 #include "harness.h"
-
-#include <errno.h>
-#include <pthread.h>
-#include <sys/socket.h>
+#include "posix.h"
 
 #define MS    PROA_MILLISECOND
 #define NEVER (1000 * PROA_SECOND)
@@ -27,7 +24,7 @@ static void expect_time_out(
 TEST(15, "timeout", timeout_is_never_early)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record records[20];
 	int64_t start[20];
 	char byte;
@@ -57,7 +54,7 @@ TEST(15, "timeout", timeout_is_never_early)
 TEST(15, "zero and what lies in the past", limits_that_have_passed_already)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	char byte;
 
@@ -177,7 +174,7 @@ TEST(15, "progress restarts it", progress_restarts_a_send)
 {
 	enum { TOTAL = 2 << 20 };
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct peer_reader reader = { .fd = ends.peer, .piece = 64 << 10, .pause = 50 * MS };
 	unsigned char *bytes = malloc(TOTAL);
 	struct record record;
@@ -242,7 +239,7 @@ TEST(15, "paused while we hold the pool's share", timeout_pauses_at_the_share)
 {
 	struct proa_pool_options options = { .buffer_size = 64, .count = 4, .per_handle = 1 };
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	struct record record;
 	int64_t start;
@@ -309,7 +306,7 @@ TEST(15, "deadline: progress or not", progress_does_not_move_a_deadline)
 TEST(15, "deadline: progress or not", deadline_of_a_multishot_receive)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	struct record record;
 	int64_t when = test_clock() + 150 * MS;
@@ -339,7 +336,7 @@ TEST(15, "deadline: progress or not", deadline_of_a_multishot_receive)
 TEST(15, "both may be set", the_earlier_limit_counts)
 {
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	int64_t start;
 	char byte;
@@ -376,7 +373,7 @@ static void set_limit(struct proa_op *op, bool deadline, int64_t ns)
 
 static void change_limits(struct proa_port *port, bool deadline)
 {
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	struct record record;
 	int64_t start;
 	char byte;
@@ -489,7 +486,7 @@ TEST(15, "its true result if that won", limits_race_with_data)
 	enum { TOTAL = 6000 };
 	struct peer_writer writer = { .total = TOTAL, .piece = 4, .pause = 30000, .ends = true };
 	struct proa_port *port = test_port();
-	struct ends ends = unix_ends();
+	struct ends ends = pair_ends();
 	unsigned late = 0, round;
 	struct record record;
 	unsigned char bytes[16];

@@ -1,10 +1,10 @@
 /* A listener, and connections made to it by ops. The two ends of a connection
  * are found by their addresses, and become a pair of streams. */
+#include "posix.h"
 #include "random.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define HALVES_MOST 64
 

@@ -1,12 +1,12 @@
 /* Two UDP sockets that send to each other. Each datagram says which one it is:
  * each must come at most once, whole or marked as cut, and in the end all that
  * were sent must have come (loopback loses none of so few). */
+#include "posix.h"
 #include "random.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define DATAGRAMS_MOST 2048
 #define UNREAD_MOST    30

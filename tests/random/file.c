@@ -1,13 +1,11 @@
 /* Files: reads and writes of one whose content is known, none of which overlaps
  * a write in flight; and a script of the operations by name, one at a time. */
+#include "posix.h"
 #include "random.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define FILE_SIZE 65536
 

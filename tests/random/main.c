@@ -1,13 +1,10 @@
 /* Runs seeds, each in a child process with a limit in time, on each engine. */
+#include "posix.h"
 #include "random.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 struct profile {
 	const char *name, *engine, *off;
@@ -15,13 +12,19 @@ struct profile {
 
 /* "io_uring-basic" is io_uring without all that newer kernels brought. */
 static const struct profile profiles[] = {
+#ifdef _WIN32
+	{ "iocp", "iocp", NULL },
+#else
 	{ "io_uring", "io_uring", NULL },
 	{ "io_uring-basic", "io_uring", "all" },
 	{ "epoll", "epoll", NULL },
+#endif
 	{ "poll", "poll", NULL },
 	{ "select", "select", NULL },
+#ifndef _WIN32
 	{ "kqueue", "kqueue", NULL },
 	{ "kqueue-plain", "kqueue", NULL },
+#endif
 };
 
 #define PROFILES       (sizeof(profiles) / sizeof(profiles[0]))
@@ -51,8 +54,141 @@ static int time_factor(void)
 	return factor != NULL && atoi(factor) > 0 ? atoi(factor) : 1;
 }
 
-#ifdef __GLIBC__
-#	include <execinfo.h>
+static void tell_replay(const struct profile *profile, uint64_t seed)
+{
+	fprintf(stderr, "replay: random --engine %s --seed %llu --count 1 --steps %u -v\n",
+		profile->name, (unsigned long long)seed, wishes.steps);
+}
+
+/* 0 if a port of that engine opens. */
+static int probe(const struct profile *profile)
+{
+	struct proa_port *port;
+
+	use_profile(profile);
+	if (proa_port_open(NULL, &port) == 0) {
+		proa_port_close(port);
+		return 0;
+	}
+	printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
+	fflush(stdout);
+	return 1;
+}
+
+#ifdef _WIN32
+
+#	define CHILD_PROBE "--probe"
+#	define CHILD_SEED  "--seed-alone"
+
+_Noreturn void posix_lacks(const char *what)
+{
+	fprintf(stderr, "%s\n", what);
+	exit(3);
+}
+
+static LONG WINAPI tell_exception(EXCEPTION_POINTERS *about)
+{
+	const EXCEPTION_RECORD *record = about->ExceptionRecord;
+	uintptr_t base = (uintptr_t)GetModuleHandleA(NULL);
+
+	fprintf(stderr, "exception %08lx at image + 0x%llx\n", record->ExceptionCode,
+		(unsigned long long)((uintptr_t)record->ExceptionAddress - base));
+	fflush(NULL);
+	TerminateProcess(GetCurrentProcess(), 9);
+	return EXCEPTION_EXECUTE_HANDLER;
+}
+
+/* This program again with `arguments`: its exit code, or a reason in words. */
+static int run_self(const char *arguments, unsigned seconds, const char **reason)
+{
+	STARTUPINFOA how = { .cb = sizeof(how) };
+	PROCESS_INFORMATION made;
+	char program[MAX_PATH], line[MAX_PATH + 256];
+	DWORD code = 1;
+
+	fflush(NULL);
+	*reason = NULL;
+	GetModuleFileNameA(NULL, program, sizeof(program));
+	snprintf(line, sizeof(line), "\"%s\" %s", program, arguments);
+	if (!CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL, &how, &made)) {
+		*reason = "no process";
+		return 1;
+	}
+	if (WaitForSingleObject(made.hProcess, seconds * 1000) != WAIT_OBJECT_0) {
+		*reason = "hangs inside a call";
+		TerminateProcess(made.hProcess, 1);
+	}
+	GetExitCodeProcess(made.hProcess, &code);
+	CloseHandle(made.hThread);
+	CloseHandle(made.hProcess);
+	return (int)code;
+}
+
+static bool profile_works(const struct profile *profile)
+{
+	const char *reason;
+	char arguments[64];
+
+	snprintf(arguments, sizeof(arguments), "%s %s", CHILD_PROBE, profile->name);
+	return run_self(arguments, 20, &reason) == 0;
+}
+
+/* A process that ends without a word of its own, neither judged nor by an exception
+ * that it told of, was ended by wine: it has a second chance. */
+static bool run_one(const struct profile *profile, uint64_t seed)
+{
+	const char *reason;
+	char arguments[128];
+	int code = 0;
+
+	snprintf(arguments, sizeof(arguments), "%s %s %llu %u %d", CHILD_SEED, profile->name,
+		(unsigned long long)seed, wishes.steps, (int)wishes.verbose);
+	for (int i = 0; i < 2; i++) {
+		code = run_self(arguments, SECONDS_A_SEED * (unsigned)time_factor() + 5, &reason);
+		if (code >= 0 || !posix_is_wine())
+			break;
+		printf("AGAIN seed %llu engine %s: wine ended its process (%08x)\n",
+			(unsigned long long)seed, profile->name, (unsigned)code);
+	}
+	if (code == 0)
+		return true;
+	fprintf(stderr, "seed %llu engine %s: exit %d%s%s\n", (unsigned long long)seed,
+		profile->name, code, reason != NULL ? ", " : "", reason != NULL ? reason : "");
+	tell_replay(profile, seed);
+	return false;
+}
+
+/* In a process that is a seed's own. */
+static void be_child(int argc, char **argv)
+{
+	const struct profile *profile = NULL;
+
+	for (size_t i = 0; argc > 2 && i < PROFILES; i++)
+		if (strcmp(argv[2], profiles[i].name) == 0)
+			profile = &profiles[i];
+	if (profile == NULL)
+		return;
+	SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+	SetUnhandledExceptionFilter(tell_exception);
+	if (strcmp(argv[1], CHILD_PROBE) == 0)
+		exit(probe(profile));
+	if (strcmp(argv[1], CHILD_SEED) != 0 || argc != 6)
+		return;
+	use_profile(profile);
+	exit(run_seed(profile->name, strtoull(argv[3], NULL, 0),
+		(unsigned)strtoul(argv[4], NULL, 0), atoi(argv[5]) != 0));
+}
+
+#else
+
+static void be_child(int argc, char **argv)
+{
+	(void)argc;
+	(void)argv;
+}
+
+#	ifdef __GLIBC__
+#		include <execinfo.h>
 
 /* Where it was, for addr2line(1). */
 static void tell_where(int number)
@@ -73,11 +209,11 @@ static void watch_signals(void)
 	for (size_t i = 0; i < sizeof(watched) / sizeof(watched[0]); i++)
 		signal(watched[i], tell_where);
 }
-#else
+#	else
 static void watch_signals(void)
 {
 }
-#endif
+#	endif
 
 /* Where the engine is in a build of its own (kqueue, on Linux), it is another
  * program: ours with the profile's name behind. In a forked child: becomes that,
@@ -122,7 +258,6 @@ static int run_as_child(void)
 /* In a child, for this process must not hold a ring. */
 static bool profile_works(const struct profile *profile)
 {
-	struct proa_port *port;
 	pid_t child;
 	int status;
 
@@ -133,14 +268,7 @@ static bool profile_works(const struct profile *profile)
 	if (child == 0) {
 		alarm(10);
 		become_other(profile, 0, 0);
-		use_profile(profile);
-		if (proa_port_open(NULL, &port) == 0) {
-			proa_port_close(port);
-			_exit(0);
-		}
-		printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
-		fflush(stdout);
-		_exit(1);
+		_exit(probe(profile));
 	}
 	return waitpid(child, &status, 0) == child && status == 0;
 }
@@ -173,10 +301,11 @@ static bool run_one(const struct profile *profile, uint64_t seed)
 			profile->name,
 			WTERMSIG(status) == SIGALRM ? "hangs inside a call"
 						    : strsignal(WTERMSIG(status)));
-	fprintf(stderr, "replay: random --engine %s --seed %llu --count 1 --steps %u -v\n",
-		profile->name, (unsigned long long)seed, wishes.steps);
+	tell_replay(profile, seed);
 	return false;
 }
+
+#endif
 
 static void run_profile(const struct profile *profile)
 {
@@ -199,8 +328,10 @@ static void run_profile(const struct profile *profile)
 static int usage(void)
 {
 	fprintf(stderr, "usage: random [--engine NAME]... [--seed N] [--count N] [--steps N] [-v]\n"
-			"engines: io_uring io_uring-basic epoll poll select kqueue "
-			"kqueue-plain\n");
+			"engines:");
+	for (size_t i = 0; i < PROFILES; i++)
+		fprintf(stderr, " %s", profiles[i].name);
+	fprintf(stderr, "\n");
 	return 2;
 }
 
@@ -239,10 +370,13 @@ int main(int argc, char **argv)
 {
 	bool any = false;
 
+	be_child(argc, argv);
 	if (!read_arguments(argc, argv, &any))
 		return usage();
+#ifndef _WIN32
 	if (wishes.child)
 		return any ? run_as_child() : 2;
+#endif
 	for (size_t i = 0; i < PROFILES; i++)
 		if (!any || wishes.wanted[i])
 			run_profile(&profiles[i]);

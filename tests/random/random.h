@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include <proa/proa.h>
 
@@ -86,8 +87,13 @@ int64_t clock_ns(void);
 uint64_t mix(uint64_t value);
 uint64_t choose(uint64_t below); /* 0 .. below - 1 */
 bool chance(unsigned percent);
-__attribute__((format(printf, 1, 2))) void trace(const char *format, ...);
-_Noreturn __attribute__((format(printf, 1, 2))) void broken(const char *format, ...);
+#ifdef __MINGW_PRINTF_FORMAT
+#	define RANDOM_PRINTF __MINGW_PRINTF_FORMAT
+#else
+#	define RANDOM_PRINTF printf
+#endif
+__attribute__((format(RANDOM_PRINTF, 1, 2))) void trace(const char *format, ...);
+_Noreturn __attribute__((format(RANDOM_PRINTF, 1, 2))) void broken(const char *format, ...);
 #define HOLDS(condition, ...)                \
 	do {                                 \
 		if (!(condition))            \

@@ -5,16 +5,12 @@
  * send stands if all before it are taken. When one fails after `count` bytes,
  * the next place is right behind those; all that were queued behind it must end
  * without a byte. So whatever happens, the reader must see the pattern. */
+#include "posix.h"
 #include "random.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define ENDS_MOST  96
 #define ALIVE_MOST 12
@@ -100,6 +96,39 @@ static void make_small(int socket)
 	setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
 }
 
+/* Whose first op ties it; it may block. */
+static void foreign_pair(proa_handle out[2])
+{
+	int pair[2];
+#ifdef _WIN32
+	int error = posix_pair(pair);
+
+	if (error == 0 && chance(50))
+		error = fcntl(pair[0], F_SETFL, O_NONBLOCK) | fcntl(pair[1], F_SETFL, O_NONBLOCK);
+#else
+	int error = socketpair(AF_UNIX, SOCK_STREAM | (chance(50) ? SOCK_NONBLOCK : 0), 0, pair);
+#endif
+
+	HOLDS(error == 0, "a pair of sockets: %s", strerror(errno));
+	out[0] = pair[0];
+	out[1] = pair[1];
+}
+
+static void foreign_pipe(proa_handle out[2])
+{
+	int pair[2];
+#ifdef _WIN32
+	int ways = (int)choose(3);
+	int error = ways == 2 ? pipe2(pair, 0) : posix_pipe_overlapped(pair, ways);
+#else
+	int error = pipe2(pair, chance(50) ? O_NONBLOCK : 0);
+#endif
+
+	HOLDS(error == 0, "a pipe: %s", strerror(errno));
+	out[0] = pair[1];
+	out[1] = pair[0];
+}
+
 static void open_sockets(void)
 {
 	proa_handle pair[2];
@@ -109,13 +138,10 @@ static void open_sockets(void)
 		error = proa_pair(world.port, pair);
 		HOLDS(error == 0, "proa_pair() gives %s", proa_error_name(error));
 	} else {
-		/* A foreign one, whose first op ties it; it may block. */
-		HOLDS(socketpair(AF_UNIX, SOCK_STREAM | (chance(50) ? SOCK_NONBLOCK : 0), 0,
-			      pair) == 0,
-			"socketpair: %s", strerror(errno));
+		foreign_pair(pair);
 	}
 	if (chance(40))
-		make_small(chance(50) ? pair[0] : pair[1]);
+		make_small((int)(chance(50) ? pair[0] : pair[1]));
 	stream_adopt(pair[0], pair[1], true, true, true);
 }
 
@@ -128,13 +154,10 @@ static void open_pipe(void)
 		error = proa_pipe(world.port, 0, &pair[0], &pair[1]);
 		HOLDS(error == 0, "proa_pipe() gives %s", proa_error_name(error));
 	} else {
-		HOLDS(pipe2(pair, chance(50) ? O_NONBLOCK : 0) == 0, "pipe2: %s", strerror(errno));
-		error = pair[0];
-		pair[0] = pair[1];
-		pair[1] = error;
+		foreign_pipe(pair);
 	}
 	if (chance(40))
-		fcntl(pair[0], F_SETPIPE_SZ, 4096);
+		fcntl((int)pair[0], F_SETPIPE_SZ, 4096);
 	stream_adopt(pair[0], pair[1], false, false, true);
 }
 

@@ -1,9 +1,9 @@
 /* Timers, posts and jobs; and chains of these with sends, receives and files. */
+#include "posix.h"
 #include "random.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define POST_VALUE(number) ((int32_t)((number) % 1000000))
 

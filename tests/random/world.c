@@ -1,13 +1,11 @@
 /* Tasks, what holds for every one of them, and the driver of a seeded run. */
+#include "posix.h"
 #include "random.h"
 
-#include <dirent.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 struct world world;
 
@@ -658,6 +656,29 @@ static void end_by_shut(bool runs)
 	pools_close();
 }
 
+#ifdef _WIN32
+static int descriptors(void)
+{
+	return posix_handles();
+}
+
+/* Winsock and the engine keep handles of their own from the first use on. */
+static void warm_up(void)
+{
+	struct proa_port *port;
+	int pair[2];
+
+	HOLDS(posix_pair(pair) == 0, "a pair: %s", strerror(errno));
+	close(pair[0]);
+	close(pair[1]);
+	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
+	proa_port_close(port);
+}
+#else
+static void warm_up(void)
+{
+}
+
 static int descriptors(void)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -670,6 +691,7 @@ static int descriptors(void)
 	closedir(folder);
 	return count;
 }
+#endif
 
 static void world_open(const char *engine)
 {
@@ -704,9 +726,11 @@ static void tasks_free(void)
 int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
 {
 	const char *factor = getenv("TEST_TIME_FACTOR");
-	int before = descriptors(), after;
+	int before, after;
 	unsigned way;
 
+	warm_up();
+	before = descriptors();
 	world.engine = engine;
 	world.seed = seed;
 	world.verbose = verbose;

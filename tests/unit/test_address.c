@@ -233,14 +233,14 @@ static void sizes_of_options(void **state)
 	assert_int_equal(sized_copy(&ours, sizeof ours, &newer, 0), PROA_EINVAL);
 }
 
-/* What unix_classify() says of `fd`, which it closes. */
+/* What system_classify() says of `fd`, which it closes. */
 static void expect_type(int fd, enum handle_type expected, bool expected_blocking)
 {
 	enum handle_type type = HANDLE_UNKNOWN;
 	bool blocking = !expected_blocking;
 
 	assert_true(fd >= 0);
-	assert_int_equal(unix_classify(fd, &type, &blocking), 0);
+	assert_int_equal(system_classify(fd, &type, &blocking), 0);
 	assert_int_equal(type, expected);
 	assert_int_equal(blocking, expected_blocking);
 	close(fd);
@@ -264,8 +264,8 @@ static void types(void **state)
 	expect_type(ends[1], HANDLE_PIPE, true);
 	expect_type(open(".", O_RDONLY), HANDLE_FILE, true);
 	expect_type(fileno(tmpfile()), HANDLE_FILE, true);
-	assert_int_equal(unix_classify(-1, &type, &blocking), PROA_EBADF);
-	assert_int_equal(unix_classify(100000, &type, &blocking), PROA_EBADF);
+	assert_int_equal(system_classify(-1, &type, &blocking), PROA_EBADF);
+	assert_int_equal(system_classify(100000, &type, &blocking), PROA_EBADF);
 }
 
 #ifdef __linux__

@@ -1,12 +1,7 @@
 /* lib/workers.c and lib/resolve.c: threads that work for a port. The port here
  * is a bare struct of which they need the stack of finished ops alone. */
-#include <dlfcn.h>
 #include <errno.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <pthread.h>
 #include <setjmp.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -15,15 +10,26 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#if defined(_WIN32)
+#	include <winsock2.h>
+#	include <ws2tcpip.h>
+#else
+#	include <dlfcn.h>
+#	include <netdb.h>
+#	include <netinet/in.h>
+#	include <pthread.h>
+#	include <signal.h>
+#	include <sys/wait.h>
+#	include <time.h>
+#	include <unistd.h>
+#endif
 
 #include <cmocka.h>
 
 #include <proa/proa.h>
 
 #include "lib/port.h"
+#include "lib/thread.h"
 #include "lib/workers.h"
 
 /* Which sanitizer is at work: gcc and clang have different ways to tell. */
@@ -44,10 +50,17 @@
 
 /* ---- tools --------------------------------------------------------------------- */
 
-/* Threads can be made to run out. Sanitizers need the name for themselves. */
+/* Threads can be made to run out. Sanitizers need the name for themselves; on Windows
+ * it is the C runtime's, which is a library of its own. */
 static atomic_int threads_allowed = INT32_MAX;
 
-#ifndef SANITIZED
+#if defined(_WIN32)
+#	define THREADS_ARE_OURS 0
+#elif defined(SANITIZED)
+#	define THREADS_ARE_OURS 0
+#else
+#	define THREADS_ARE_OURS 1
+
 int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict attributes,
 	void *(*run)(void *), void *restrict argument)
 {
@@ -63,6 +76,21 @@ int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict at
 }
 #endif
 
+#if defined(_WIN32)
+
+static void pause_ms(long ms)
+{
+	Sleep((DWORD)ms);
+}
+
+/* The calling thread, while it lives. */
+static uintptr_t this_thread(void)
+{
+	return GetCurrentThreadId();
+}
+
+#else
+
 static void pause_ms(long ms)
 {
 	struct timespec time = { .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 };
@@ -71,44 +99,52 @@ static void pause_ms(long ms)
 		;
 }
 
+/* The calling thread, while it lives. */
+static uintptr_t this_thread(void)
+{
+	return (uintptr_t)pthread_self();
+}
+
+#endif
+
 /* What a test is let through, one at a time or all. */
 struct gate {
-	pthread_mutex_t lock;
-	pthread_cond_t news;
+	thread_mutex lock;
+	thread_cond news;
 	int waiting, most_waiting, tickets;
 };
-#define GATE                                                                 \
-	{                                                                    \
-		PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0, 0 \
+#define GATE                                       \
+	{                                          \
+		THREAD_MUTEX, THREAD_COND, 0, 0, 0 \
 	}
 
 static void gate_pass(struct gate *gate)
 {
-	pthread_mutex_lock(&gate->lock);
+	mutex_lock(&gate->lock);
 	if (++gate->waiting > gate->most_waiting)
 		gate->most_waiting = gate->waiting;
-	pthread_cond_broadcast(&gate->news);
+	cond_broadcast(&gate->news);
 	while (gate->tickets == 0)
-		pthread_cond_wait(&gate->news, &gate->lock);
+		cond_wait(&gate->news, &gate->lock);
 	gate->tickets--;
 	gate->waiting--;
-	pthread_mutex_unlock(&gate->lock);
+	mutex_unlock(&gate->lock);
 }
 
 static void gate_open(struct gate *gate, int tickets)
 {
-	pthread_mutex_lock(&gate->lock);
+	mutex_lock(&gate->lock);
 	gate->tickets = tickets;
-	pthread_cond_broadcast(&gate->news);
-	pthread_mutex_unlock(&gate->lock);
+	cond_broadcast(&gate->news);
+	mutex_unlock(&gate->lock);
 }
 
 static void gate_await(struct gate *gate, int waiting)
 {
-	pthread_mutex_lock(&gate->lock);
+	mutex_lock(&gate->lock);
 	while (gate->waiting < waiting)
-		pthread_cond_wait(&gate->news, &gate->lock);
-	pthread_mutex_unlock(&gate->lock);
+		cond_wait(&gate->news, &gate->lock);
+	mutex_unlock(&gate->lock);
 }
 
 /* The ops that have been handed back, oldest first, once there are `count`. */
@@ -156,11 +192,11 @@ static void prepare_work(
 
 /* ---- jobs ---------------------------------------------------------------------- */
 
-static pthread_t job_thread;
+static uintptr_t job_thread;
 
 static int32_t note_thread(void *argument)
 {
-	job_thread = pthread_self();
+	job_thread = this_thread();
 	return *(int32_t *)argument;
 }
 
@@ -169,7 +205,7 @@ static void a_job(void **state)
 	struct proa_port *port = make_port(4);
 	struct proa_op op, *finished;
 	int32_t value = -12345;
-	pthread_t first;
+	uintptr_t first;
 
 	(void)state;
 	assert_null(port->workers);
@@ -179,7 +215,7 @@ static void a_job(void **state)
 	take_finished(port, &finished, 1);
 	assert_ptr_equal(finished, &op);
 	assert_int_equal((int32_t)op.flags_, -12345);
-	assert_false(pthread_equal(job_thread, pthread_self()));
+	assert_true(job_thread != this_thread());
 	first = job_thread;
 	/* One after the other needs one thread alone. */
 	for (value = 1; value < 50; value++) {
@@ -189,7 +225,7 @@ static void a_job(void **state)
 		take_finished(port, &finished, 1);
 		assert_int_equal((int32_t)op.flags_, value);
 		if (value == 1)
-			assert_true(pthread_equal(job_thread, first));
+			assert_true(job_thread == first);
 	}
 	free_port(port);
 	workers_free(NULL);
@@ -213,6 +249,8 @@ static void a_file(void **state)
 	assert_int_equal(out.mode & 0170000, 0040000);
 	free_port(port);
 }
+
+#if !defined(_WIN32)
 
 static int32_t count_blocked(void *argument)
 {
@@ -244,6 +282,8 @@ static void signals_blocked(void **state)
 		assert_int_equal(sigismember(&before, number), sigismember(&after, number));
 	free_port(port);
 }
+
+#endif
 
 static int32_t pass(void *gate)
 {
@@ -357,6 +397,14 @@ static void withdrawal_race(void **state)
 	free_port(port);
 }
 
+/* Can a test say how many threads there may be? */
+static bool threads_are_ours(void)
+{
+	if (!THREADS_ARE_OURS)
+		print_message("skipped: threads can't be made to fail in this build\n");
+	return THREADS_ARE_OURS;
+}
+
 static void no_threads(void **state)
 {
 	struct gate gate = GATE;
@@ -364,9 +412,8 @@ static void no_threads(void **state)
 	struct proa_op ops[3], *finished[3];
 
 	(void)state;
-#ifdef SANITIZED
-	skip();
-#endif
+	if (!threads_are_ours())
+		skip();
 	port = make_port(4);
 	for (int i = 0; i < 3; i++)
 		prepare_work(port, &ops[i], pass, &gate);
@@ -387,6 +434,8 @@ static void no_threads(void **state)
 /* ---- names --------------------------------------------------------------------- */
 
 static struct gate slow = GATE;
+static int (*usual_system)(const char *, const char *, const struct addrinfo *,
+	struct addrinfo **); /* set in main() */
 
 static int slow_system(
 	const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **out)
@@ -536,7 +585,7 @@ static void each_once_as_many_as_fit(void **state)
 	assert_int_equal(answer(port, &asking), 1);
 	assert_true(is_v4(&asking.found[0], 0x0a000001, 9));
 	assert_int_equal(asking.found[1].length, 0);
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	free_port(port);
 }
 
@@ -550,9 +599,14 @@ static void failures(void **state)
 		{ EAI_AGAIN, 0, PROA_EAGAIN },
 		{ EAI_MEMORY, 0, PROA_ENOMEM },
 		{ EAI_FAIL, 0, PROA_EIO },
+#if defined(_WIN32)
+		{ EAI_FAMILY, 0, PROA_EAFNOSUPPORT }, /* its codes are Winsock's */
+		{ WSAENETDOWN, 0, PROA_ENETDOWN },
+#else
 		{ EAI_FAMILY, 0, PROA_EIO },
 		{ EAI_SYSTEM, EMFILE, PROA_EMFILE },
 		{ EAI_SYSTEM, 0, PROA_EIO },
+#endif
 	};
 	struct proa_port *port = make_port(1);
 	struct asking asking;
@@ -565,7 +619,7 @@ static void failures(void **state)
 		assert_int_equal(ask(port, &asking, "x", NULL, 8), 0);
 		assert_int_equal(answer(port, &asking), cases[i].expected);
 	}
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	free_port(port);
 }
 
@@ -593,7 +647,7 @@ static void abandoned(void **state)
 	assert_int_equal(answer(other, &last), 1);
 	assert_true(is_v4(&last.found[0], 0x7f000002, 0));
 	assert_int_equal(slow.most_waiting, RESOLVER_THREADS);
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	free_port(other);
 }
 
@@ -646,9 +700,8 @@ static void no_resolver_threads(void **state)
 	int error;
 
 	(void)state;
-#ifdef SANITIZED
-	skip();
-#endif
+	if (!threads_are_ours())
+		skip();
 	port = make_port(1);
 	atomic_store(&threads_allowed, 0);
 	/* The last test's threads are on their way out. */
@@ -667,9 +720,11 @@ static void no_resolver_threads(void **state)
 	take_finished(port, finished, 2);
 	assert_int_equal(resolve_finish(finished[0]), 1);
 	assert_int_equal(resolve_finish(finished[1]), 1);
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	free_port(port);
 }
+
+#if !defined(_WIN32)
 
 /* In a forked child: a look-up of its own. 0, or what went wrong. */
 static char child_looks_up(void)
@@ -678,7 +733,7 @@ static char child_looks_up(void)
 	static struct asking asking;
 
 	alarm(20);
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	if (ask(port, &asking, "127.0.0.3", NULL, 8) != 0)
 		return 1;
 	if (answer(port, &asking) != 1 || !is_v4(&asking.found[0], 0x7f000003, 0))
@@ -699,9 +754,9 @@ static void forked(void **state)
 	pid_t child;
 
 	(void)state;
-#ifdef SANITIZED_FORK
+#	ifdef SANITIZED_FORK
 	skip(); /* it lets a forked child make no thread */
-#endif
+#	endif
 	port = make_port(1);
 	assert_int_equal(pipe(ends), 0);
 	resolve_system = slow_system;
@@ -725,23 +780,59 @@ static void forked(void **state)
 	take_finished(port, finished, COUNT);
 	for (int i = 0; i < COUNT; i++)
 		assert_int_equal(resolve_finish(finished[i]), 1);
-	resolve_system = getaddrinfo;
+	resolve_system = usual_system;
 	free_port(port);
 	assert_int_equal(verdict, 0);
 }
 
-/* The end of the process does not wait for a name server. */
-static void exit_while_stuck(void **state)
+#endif
+
+/* In a process of its own: ends with look-ups that hang. 0, or what went wrong. */
+static int end_while_stuck(void)
 {
 	static struct asking asking[2];
-	struct proa_port *port;
+	struct proa_port *port = make_port(1);
+
+	resolve_system = slow_system;
+	gate_open(&slow, 0);
+	if (ask(port, &asking[0], "127.0.0.1", NULL, 8) != 0 ||
+		ask(port, &asking[1], "127.0.0.1", NULL, 8) != 0)
+		return 1;
+	gate_await(&slow, 2);
+	return resolve_abandon(&asking[0].op) ? 0 : 2;
+}
+
+/* The end of the process does not wait for a name server. */
+#if defined(_WIN32)
+
+static void exit_while_stuck(void **state)
+{
+	char program[MAX_PATH];
+	const char *const arguments[] = { program, "stuck", NULL };
+	struct proa_command command = { .arguments = arguments };
+	proa_process process;
+	DWORD code = 99;
+
+	(void)state;
+	assert_true(GetModuleFileNameA(NULL, program, MAX_PATH) < MAX_PATH);
+	assert_int_equal(proa_spawn(&command, &process), 0);
+	assert_int_equal(WaitForSingleObject((HANDLE)process, 20000), WAIT_OBJECT_0);
+	assert_true(GetExitCodeProcess((HANDLE)process, &code));
+	CloseHandle((HANDLE)process);
+	assert_int_equal(code, 0);
+}
+
+#else
+
+static void exit_while_stuck(void **state)
+{
 	int status;
 	pid_t child;
 
 	(void)state;
-#ifdef SANITIZED_FORK
+#	ifdef SANITIZED_FORK
 	skip();
-#endif
+#	endif
 	if (getenv("LD_PRELOAD") != NULL && strstr(getenv("LD_PRELOAD"), "vgpreload") != NULL)
 		skip(); /* valgrind takes a living thread's memory for lost */
 	fflush(NULL); /* the child's exit() flushes, too */
@@ -749,14 +840,7 @@ static void exit_while_stuck(void **state)
 	assert_true(child >= 0);
 	if (child == 0) {
 		alarm(20);
-		resolve_system = slow_system;
-		gate_open(&slow, 0);
-		port = make_port(1);
-		if (ask(port, &asking[0], "127.0.0.1", NULL, 8) != 0 ||
-			ask(port, &asking[1], "127.0.0.1", NULL, 8) != 0)
-			_exit(1);
-		gate_await(&slow, 2);
-		if (!resolve_abandon(&asking[0].op))
+		if (end_while_stuck() != 0)
 			_exit(1);
 		exit(0);
 	}
@@ -765,12 +849,16 @@ static void exit_while_stuck(void **state)
 	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
-int main(void)
+#endif
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_job),
 		cmocka_unit_test(a_file),
+#if !defined(_WIN32)
 		cmocka_unit_test(signals_blocked),
+#endif
 		cmocka_unit_test(bounded),
 		cmocka_unit_test(in_order),
 		cmocka_unit_test(withdrawn),
@@ -785,9 +873,20 @@ int main(void)
 		cmocka_unit_test(abandoned_late),
 		cmocka_unit_test(abandon_race),
 		cmocka_unit_test(no_resolver_threads),
+#if !defined(_WIN32)
 		cmocka_unit_test(forked),
+#endif
 		cmocka_unit_test(exit_while_stuck),
 	};
 
+#if defined(_WIN32)
+	WSADATA data;
+
+	if (WSAStartup(MAKEWORD(2, 2), &data) != 0)
+		return 1;
+#endif
+	usual_system = resolve_system;
+	if (argc > 1 && strcmp(argv[1], "stuck") == 0)
+		return end_while_stuck();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

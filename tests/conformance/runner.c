@@ -1,0 +1,448 @@
+/* Runs the conformance tests: each in a process of its own, on every engine, with
+ * a limit in time and a count of descriptors; and prints what came of it. */
+#include "harness.h"
+#include "posix.h"
+#include "runner.h"
+
+#define RULES    29
+#define AT_ONCE  2 /* tests of one engine that run at the same time */
+#define PROFILES 16
+
+struct running {
+	struct test *test; /* NULL: a free place */
+	int64_t until;
+	bool late, again;
+	struct process process;
+};
+
+struct cell {
+	int passed, failed, skipped;
+};
+
+struct profile {
+	const char *name;
+	bool missing;
+	struct cell rules[RULES + 1];
+};
+
+static struct test *tests, **tests_end = &tests;
+static struct profile profiles[PROFILES];
+static int profile_count;
+static bool verbose;
+static int passed, failed, skipped, repeated;
+
+/* ---- Registration ---- */
+
+void test_register(struct test *test)
+{
+	test->file = base_name(test->file);
+	*tests_end = test;
+	tests_end = &test->next;
+}
+
+/* ---- Running ---- */
+
+static void choose_engine(const char *profile)
+{
+	setenv("PROA_ENGINE", test_engine(), 1);
+	if (strcmp(profile, "io_uring-basic") == 0)
+		setenv("PROA_URING_OFF", "all", 1);
+	else if (strncmp(profile, "io_uring-no-", 12) == 0) /* one feature off */
+		setenv("PROA_URING_OFF", profile + 12, 1);
+	else
+		unsetenv("PROA_URING_OFF");
+}
+
+static struct test *find_test(const char *name)
+{
+	struct test *test = tests;
+
+	while (test != NULL && strcmp(test->name, name) != 0)
+		test = test->next;
+	return test;
+}
+
+/* Is the engine there at all? Its reason, if not, in the report. */
+static void probe(void)
+{
+	struct proa_port *port;
+
+	if (proa_port_open(NULL, &port) < 0)
+		snprintf(report->reason, sizeof(report->reason), "%s", proa_port_open_why());
+	else if (strcmp(proa_engine_name(port), test_engine()) != 0)
+		snprintf(report->reason, sizeof(report->reason), "a port opens with %s instead",
+			proa_engine_name(port));
+	report->ended = true;
+	process_exit(report->reason[0] != '\0');
+}
+
+/* What a test's own process does. */
+static void run_test(const char *name)
+{
+	const struct test *test = name != NULL ? find_test(name) : NULL;
+	struct descriptors *note;
+	int before, after;
+
+	choose_engine(current_profile);
+	if (test == NULL)
+		probe();
+	/* libc and sanitizers open what they keep before the first count. */
+	test_warm_up();
+	before = descriptors_note(&note);
+	test->run();
+	after = descriptors_open();
+	if (after != before) {
+		descriptors_differ(note);
+		test_fail(__FILE__, __LINE__,
+			"%d descriptors were open before the test, %d are now", before, after);
+	}
+	fflush(NULL);
+	report->ended = true;
+	exit(0);
+}
+
+static void start(struct running *place, struct test *test)
+{
+	place->test = test;
+	place->late = false;
+	place->until = test_clock() + test->seconds * PROA_SECOND * time_factor;
+	process_start(&place->process, test->name);
+}
+
+static void show_line(const char *what, const struct profile *profile, const struct test *test)
+{
+	printf("%-7s %-14s rule %d (%s) %s", what, profile->name, test->rule, test->clause,
+		test->name);
+}
+
+static void show_failure(
+	const struct running *place, const struct profile *profile, const struct ending *ending)
+{
+	const struct report *of = place->process.report;
+	int line = atomic_load(&of->line);
+
+	show_line("FAILED", profile, place->test);
+	printf(": %s", place->late ? "out of time" : ending->text);
+	if (line != 0)
+		printf("; the last check that held: %s:%d", of->where, line);
+	printf("\n");
+	process_show(&place->process);
+}
+
+static void settle(struct running *place, struct profile *profile, const struct ending *ending)
+{
+	struct cell *cell = &profile->rules[place->test->rule];
+
+	if (!place->late && ending->code == 0) {
+		cell->passed++;
+		passed++;
+		if (verbose) {
+			show_line("ok", profile, place->test);
+			printf("\n");
+		}
+	} else if (!place->late && ending->code == EXIT_SKIP) {
+		cell->skipped++;
+		skipped++;
+		show_line("SKIPPED", profile, place->test);
+		printf(": %s\n", place->process.report->reason);
+	} else {
+		cell->failed++;
+		failed++;
+		show_failure(place, profile, ending);
+	}
+	place->test = NULL;
+}
+
+/* A process that wine itself ended, neither by the test's word nor by an exception in
+ * it, gets a second chance: seen once in some hundred runs of wine 8. */
+static bool try_again(struct running *place, struct profile *profile, const struct ending *ending)
+{
+	struct test *test = place->test;
+
+	if (!test_on_wine() || place->late || place->again || place->process.report->ended)
+		return false;
+	show_line("AGAIN", profile, test);
+	printf(": wine ended its process (%s)\n", ending->text);
+	process_show(&place->process);
+	process_forget(&place->process);
+	repeated++;
+	place->again = true;
+	start(place, test);
+	return true;
+}
+
+/* Ends what has run too long; takes in what has ended. True if a place is free. */
+static bool look_after(struct running *places, struct profile *profile)
+{
+	bool room = false;
+
+	for (int i = 0; i < AT_ONCE; i++) {
+		struct running *place = &places[i];
+		struct ending ending;
+
+		if (place->test != NULL && test_clock() > place->until) {
+			place->late = true;
+			process_kill(&place->process);
+		}
+		if (place->test != NULL && process_ended(&place->process, &ending) &&
+			!try_again(place, profile, &ending)) {
+			settle(place, profile, &ending);
+			fflush(stdout);
+			process_forget(&place->process);
+			place->again = false;
+		}
+		room |= place->test == NULL;
+	}
+	return room;
+}
+
+static bool busy(const struct running *places)
+{
+	for (int i = 0; i < AT_ONCE; i++)
+		if (places[i].test != NULL)
+			return true;
+	return false;
+}
+
+static void wait_for_one(const struct running *places)
+{
+	struct process running[AT_ONCE];
+	int count = 0;
+
+	for (int i = 0; i < AT_ONCE; i++)
+		if (places[i].test != NULL)
+			running[count++] = places[i].process;
+	process_wait(running, count);
+}
+
+static bool chosen(const struct test *test, char **filters)
+{
+	char rule[16];
+
+	snprintf(rule, sizeof(rule), "%d", test->rule);
+	if (*filters == NULL)
+		return true;
+	for (; *filters != NULL; filters++)
+		if (strcmp(*filters, rule) == 0 || strstr(test->name, *filters) != NULL ||
+			strstr(test->file, *filters) != NULL)
+			return true;
+	return false;
+}
+
+/* Why the engine can't be tried here, in `reason`; empty if it can. */
+static void look_for_engine(struct running *place, char *reason, size_t size)
+{
+	struct ending ending;
+
+	process_start(&place->process, NULL);
+	while (!process_ended(&place->process, &ending))
+		process_wait(&place->process, 1);
+	snprintf(reason, size, "%s", place->process.report->reason);
+	if (ending.code != 0 && reason[0] == '\0')
+		snprintf(reason, size, "opening a port ended with %s", ending.text);
+	process_forget(&place->process);
+}
+
+static void run_profile(struct profile *profile, struct running *places, char **filters)
+{
+	char reason[512];
+
+	current_profile = profile->name;
+	look_for_engine(&places[0], reason, sizeof(reason));
+	if (reason[0] != '\0') {
+		printf("SKIPPED %-14s not available here: %s\n", profile->name, reason);
+		profile->missing = true;
+		skipped++;
+		return;
+	}
+	for (struct test *test = tests; test != NULL; test = test->next) {
+		if (!chosen(test, filters))
+			continue;
+		while (!look_after(places, profile))
+			wait_for_one(places);
+		for (int i = 0; i < AT_ONCE; i++)
+			if (places[i].test == NULL) {
+				start(&places[i], test);
+				break;
+			}
+	}
+	while (look_after(places, profile), busy(places))
+		wait_for_one(places);
+}
+
+/* ---- What is shown ---- */
+
+static void print_cell(FILE *out, const struct cell *cell)
+{
+	char text[32];
+	int n;
+
+	if (cell->passed + cell->failed + cell->skipped == 0) {
+		fprintf(out, " %6s", "-");
+		return;
+	}
+	n = snprintf(text, sizeof(text), "%d", cell->passed);
+	if (cell->failed > 0)
+		n += snprintf(text + n, sizeof(text) - (size_t)n, "F%d", cell->failed);
+	if (cell->skipped > 0)
+		snprintf(text + n, sizeof(text) - (size_t)n, "S%d", cell->skipped);
+	fprintf(out, " %6s", text);
+}
+
+static void print_matrix(FILE *out)
+{
+	bool used[RULES + 1] = { false };
+
+	for (struct test *test = tests; test != NULL; test = test->next)
+		used[test->rule] = true;
+	fprintf(out, "%-16s", "rule");
+	for (int rule = 1; rule <= RULES; rule++)
+		if (used[rule])
+			fprintf(out, " %6d", rule);
+	fprintf(out, "\n");
+	for (int i = 0; i < profile_count; i++) {
+		fprintf(out, "%-16s", profiles[i].name);
+		if (profiles[i].missing)
+			fprintf(out, " not available here");
+		for (int rule = 1; rule <= RULES && !profiles[i].missing; rule++)
+			if (used[rule])
+				print_cell(out, &profiles[i].rules[rule]);
+		fprintf(out, "\n");
+	}
+	fprintf(out, "Tests passed; F: failed, S: skipped.\n");
+}
+
+static void list_tests(char **filters)
+{
+	for (struct test *test = tests; test != NULL; test = test->next)
+		if (chosen(test, filters))
+			printf("rule %2d  %-28s %-44s %s\n", test->rule, test->clause, test->name,
+				test->file);
+}
+
+/* By rule, then as they were registered; false if two have one name. */
+static bool sort_tests(void)
+{
+	struct test *sorted = NULL, **end = &sorted, *next;
+
+	for (int rule = 0; rule <= RULES; rule++)
+		for (struct test **at = &tests; *at != NULL;) {
+			if ((*at)->rule != rule) {
+				at = &(*at)->next;
+				continue;
+			}
+			next = *at;
+			*at = next->next;
+			next->next = NULL;
+			*end = next;
+			end = &next->next;
+		}
+	if (tests != NULL) {
+		fprintf(stderr, "%s: there is no rule %d\n", tests->name, tests->rule);
+		return false;
+	}
+	tests = sorted;
+	for (struct test *one = tests; one != NULL; one = one->next)
+		for (next = one->next; next != NULL; next = next->next)
+			if (strcmp(one->name, next->name) == 0) {
+				fprintf(stderr, "two tests are called %s\n", one->name);
+				return false;
+			}
+	return true;
+}
+
+static void add_profile(const char *name)
+{
+	if (profile_count < PROFILES)
+		profiles[profile_count++].name = name;
+}
+
+static int usage(const char *program)
+{
+	fprintf(stderr,
+		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE] "
+		"[--seconds-time_factor N] [filter...]\n"
+		"A filter is a rule's number, or a part of a test's or file's name.\n",
+		program);
+	return 2;
+}
+
+struct wishes {
+	bool list;
+	const char *matrix;
+	char **filters;
+};
+
+static bool read_wishes(int argc, char **argv, struct wishes *wishes)
+{
+	int i;
+
+	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+		if (strcmp(argv[i], "-v") == 0)
+			verbose = true;
+		else if (strcmp(argv[i], "--list") == 0)
+			wishes->list = true;
+		else if (i + 1 < argc && strcmp(argv[i], "--engine") == 0)
+			add_profile(argv[++i]);
+		else if (i + 1 < argc && strcmp(argv[i], "--matrix") == 0)
+			wishes->matrix = argv[++i];
+		else if (i + 1 < argc && strcmp(argv[i], "--seconds-time_factor") == 0)
+			time_factor = atoi(argv[++i]);
+		else
+			return false;
+	}
+	wishes->filters = argv + i;
+	return time_factor >= 1;
+}
+
+static void prepare_places(struct running *places)
+{
+	struct process all[AT_ONCE] = { 0 };
+
+	process_prepare(all, AT_ONCE);
+	for (int i = 0; i < AT_ONCE; i++)
+		places[i].process = all[i];
+}
+
+int main(int argc, char **argv)
+{
+#ifdef _WIN32
+	static const char *const usual[] = { "iocp", "poll", "select" };
+#else
+	static const char *const usual[] = { "io_uring", "io_uring-basic", "epoll", "poll",
+		"select", "kqueue", "kqueue-plain" };
+#endif
+	struct running places[AT_ONCE] = { 0 };
+	struct wishes wishes = { 0 };
+	FILE *matrix;
+
+	if (getenv("TEST_TIME_FACTOR") != NULL)
+		time_factor = atoi(getenv("TEST_TIME_FACTOR"));
+	if (!sort_tests())
+		return 2;
+	process_main(argc, argv, run_test);
+	if (!read_wishes(argc, argv, &wishes))
+		return usage(argv[0]);
+	if (wishes.list) {
+		list_tests(wishes.filters);
+		return 0;
+	}
+	if (profile_count == 0)
+		for (size_t i = 0; i < sizeof(usual) / sizeof(usual[0]); i++)
+			add_profile(usual[i]);
+	prepare_places(places);
+	for (int i = 0; i < profile_count; i++)
+		run_profile(&profiles[i], places, wishes.filters);
+	print_matrix(stdout);
+	if (wishes.matrix != NULL) {
+		matrix = fopen(wishes.matrix, "w");
+		if (matrix == NULL || (print_matrix(matrix), fclose(matrix)) != 0) {
+			perror(wishes.matrix);
+			return 2;
+		}
+	}
+	if (repeated > 0)
+		printf("%d run again after a crash of wine's\n", repeated);
+	printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);
+	return failed > 0;
+}
