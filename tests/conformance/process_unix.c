@@ -250,7 +250,11 @@ struct descriptors {
 /* Marks each open descriptor but the one that reads the folder; their number. */
 static int list_descriptors(struct descriptors *note)
 {
+#	ifdef __linux__
 	DIR *folder = opendir("/proc/self/fd");
+#	else
+	DIR *folder = opendir("/dev/fd");
+#	endif
 	struct dirent *entry;
 	int count = 0, fd;
 

@@ -1934,21 +1934,21 @@ TEST(29, "what is native", supports_answers_for_all_numbers)
 	test_close(port);
 }
 
-#ifdef _WIN32
+#ifndef __linux__
 NOT_HERE(29, "an engine that can't work", io_uring_forbidden_eperm,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "an engine that can't work", io_uring_forbidden_enosys,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "an engine that can't work", io_uring_out_of_memory,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "an engine that can't work", epoll_forbidden_too,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "an engine that can't work", io_uring_register_forbidden,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "little memory to lock", open_with_little_locked_memory,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "no descriptors left", open_without_descriptors,
-	"no such limits on Windows: no seccomp filter, no count of locked memory or handles")
+	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 #else
 
 /* From here on these system calls fail with `error`. */

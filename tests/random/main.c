@@ -35,8 +35,8 @@ static const struct profile profiles[] = {
 static struct {
 	uint64_t seed;
 	unsigned count, steps;
-	bool verbose, child, wanted[PROFILES];
-} wishes = { 1, DEFAULT_COUNT, DEFAULT_STEPS, false, false, { false } };
+	bool verbose, wanted[PROFILES];
+} wishes = { 1, DEFAULT_COUNT, DEFAULT_STEPS, false, { false } };
 
 static int passed, failed, skipped;
 
@@ -75,10 +75,32 @@ static int probe(const struct profile *profile)
 	return 1;
 }
 
-#ifdef _WIN32
+#define CHILD_PROBE "--probe"
+#define CHILD_SEED  "--seed-alone"
 
-#	define CHILD_PROBE "--probe"
-#	define CHILD_SEED  "--seed-alone"
+/* Of a process that was started to probe an engine, or for one seed. NULL: it was
+ * not. */
+static const struct profile *child_profile(int argc, char **argv)
+{
+	for (size_t i = 0; argc > 2 && i < PROFILES; i++)
+		if (strcmp(argv[2], profiles[i].name) == 0 &&
+			(strcmp(argv[1], CHILD_PROBE) == 0 ||
+				(strcmp(argv[1], CHILD_SEED) == 0 && argc == 6)))
+			return &profiles[i];
+	return NULL;
+}
+
+/* What it was started for: its exit code. */
+static int child_run(const struct profile *profile, char **argv)
+{
+	if (strcmp(argv[1], CHILD_PROBE) == 0)
+		return probe(profile);
+	use_profile(profile);
+	return run_seed(profile->name, strtoull(argv[3], NULL, 0),
+		(unsigned)strtoul(argv[4], NULL, 0), atoi(argv[5]) != 0);
+}
+
+#ifdef _WIN32
 
 _Noreturn void posix_lacks(const char *what)
 {
@@ -161,30 +183,53 @@ static bool run_one(const struct profile *profile, uint64_t seed)
 /* In a process that is a seed's own. */
 static void be_child(int argc, char **argv)
 {
-	const struct profile *profile = NULL;
+	const struct profile *profile = child_profile(argc, argv);
 
-	for (size_t i = 0; argc > 2 && i < PROFILES; i++)
-		if (strcmp(argv[2], profiles[i].name) == 0)
-			profile = &profiles[i];
 	if (profile == NULL)
 		return;
 	SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
 	SetUnhandledExceptionFilter(tell_exception);
-	if (strcmp(argv[1], CHILD_PROBE) == 0)
-		exit(probe(profile));
-	if (strcmp(argv[1], CHILD_SEED) != 0 || argc != 6)
-		return;
-	use_profile(profile);
-	exit(run_seed(profile->name, strtoull(argv[3], NULL, 0),
-		(unsigned)strtoul(argv[4], NULL, 0), atoi(argv[5]) != 0));
+	exit(child_run(profile, argv));
 }
 
 #else
 
-static void be_child(int argc, char **argv)
+/* Where the profile's engine is in a build of its own (kqueue, on Linux), it is in
+ * another program: ours with the profile's name behind. In a forked child: becomes
+ * that, if it is there. */
+static void become_other(const struct profile *profile, const char *what, uint64_t seed)
 {
-	(void)argc;
-	(void)argv;
+	char program[512], number[24], steps[16];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 64);
+
+	if (n < 0)
+		return;
+	snprintf(program + n, sizeof(program) - (size_t)n, "-%s", profile->name);
+	if (access(program, X_OK) < 0)
+		return;
+	snprintf(number, sizeof(number), "%llu", (unsigned long long)seed);
+	snprintf(steps, sizeof(steps), "%u", wishes.steps);
+	execl(program, program, what, profile->name, number, steps, wishes.verbose ? "1" : "0",
+		(char *)NULL);
+	_exit(127);
+}
+
+/* In a child, for this process must not hold a ring. */
+static bool profile_works(const struct profile *profile)
+{
+	pid_t child;
+	int status;
+
+	fflush(NULL);
+	child = fork();
+	if (child < 0)
+		return false;
+	if (child == 0) {
+		alarm(10);
+		become_other(profile, CHILD_PROBE, 0);
+		_exit(probe(profile));
+	}
+	return waitpid(child, &status, 0) == child && status == 0;
 }
 
 #	ifdef __GLIBC__
@@ -215,62 +260,15 @@ static void watch_signals(void)
 }
 #	endif
 
-/* Where the engine is in a build of its own (kqueue, on Linux), it is another
- * program: ours with the profile's name behind. In a forked child: becomes that,
- * for `count` seeds (0: to see whether the engine works), if it is there. */
-static void become_other(const struct profile *profile, uint64_t seed, unsigned count)
+/* In a program that become_other() has started. */
+static void be_child(int argc, char **argv)
 {
-	char program[512], first[24], many[16], steps[16];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 64);
+	const struct profile *profile = child_profile(argc, argv);
 
-	if (n < 0)
+	if (profile == NULL)
 		return;
-	snprintf(program + n, sizeof(program) - (size_t)n, "-%s", profile->name);
-	if (access(program, X_OK) < 0)
-		return;
-	snprintf(first, sizeof(first), "%llu", (unsigned long long)seed);
-	snprintf(many, sizeof(many), "%u", count);
-	snprintf(steps, sizeof(steps), "%u", wishes.steps);
-	execl(program, program, "--child", "--engine", profile->name, "--seed", first, "--count",
-		many, "--steps", steps, wishes.verbose ? "-v" : (char *)NULL, (char *)NULL);
-	_exit(127);
-}
-
-/* What it was started for by become_other(): says nothing but what the seed does. */
-static int run_as_child(void)
-{
-	const struct profile *profile = profiles;
-	struct proa_port *port;
-
-	while (!wishes.wanted[profile - profiles])
-		profile++;
-	use_profile(profile);
-	if (wishes.count > 0) {
-		watch_signals();
-		return run_seed(profile->name, wishes.seed, wishes.steps, wishes.verbose);
-	}
-	if (proa_port_open(NULL, &port) < 0)
-		return 1;
-	proa_port_close(port);
-	return 0;
-}
-
-/* In a child, for this process must not hold a ring. */
-static bool profile_works(const struct profile *profile)
-{
-	pid_t child;
-	int status;
-
-	fflush(NULL);
-	child = fork();
-	if (child < 0)
-		return false;
-	if (child == 0) {
-		alarm(10);
-		become_other(profile, 0, 0);
-		_exit(probe(profile));
-	}
-	return waitpid(child, &status, 0) == child && status == 0;
+	watch_signals();
+	exit(child_run(profile, argv));
 }
 
 /* The child watches its own time and says what hangs; the alarm is for one that
@@ -289,7 +287,7 @@ static bool run_one(const struct profile *profile, uint64_t seed)
 	if (child == 0) {
 		watch_signals();
 		alarm((unsigned)(SECONDS_A_SEED * time_factor()));
-		become_other(profile, seed, 1);
+		become_other(profile, CHILD_SEED, seed);
 		use_profile(profile);
 		exit(run_seed(profile->name, seed, wishes.steps, wishes.verbose));
 	}
@@ -350,8 +348,6 @@ static bool read_arguments(int argc, char **argv, bool *any)
 
 		if (strcmp(argv[i], "-v") == 0)
 			wishes.verbose = true;
-		else if (strcmp(argv[i], "--child") == 0)
-			wishes.child = true;
 		else if (has_value && strcmp(argv[i], "--seed") == 0)
 			wishes.seed = strtoull(argv[++i], NULL, 0);
 		else if (has_value && strcmp(argv[i], "--count") == 0)
@@ -373,10 +369,6 @@ int main(int argc, char **argv)
 	be_child(argc, argv);
 	if (!read_arguments(argc, argv, &any))
 		return usage();
-#ifndef _WIN32
-	if (wishes.child)
-		return any ? run_as_child() : 2;
-#endif
 	for (size_t i = 0; i < PROFILES; i++)
 		if (!any || wishes.wanted[i])
 			run_profile(&profiles[i]);

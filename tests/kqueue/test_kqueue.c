@@ -1,0 +1,334 @@
+/* What the kqueue engine does with its queue, and what the tests' own kqueue does
+ * as kqueue(2) says. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+/* before it, as it asks */
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/event.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engines/engine.h"
+
+static const struct timespec at_once = { 0, 0 };
+static struct proa_port *port;
+static int queue; /* the port's */
+
+static int set_up(void **state)
+{
+	struct proa_port_options options = { .engine = "kqueue" };
+
+	(void)state;
+	if (proa_port_open(&options, &port) < 0)
+		return -1;
+	queue = port->engine->descriptor(port);
+	/* What wakes it up is registered, too. */
+	return proa_run_once(port, 0);
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	return proa_port_close(port);
+}
+
+struct note {
+	struct proa_op op;
+	int32_t result;
+	int count;
+	char bytes[16];
+};
+
+static void noted(struct proa_op *op, const struct proa_completion *c)
+{
+	struct note *note = op->data;
+
+	note->result = c->result;
+	note->count++;
+}
+
+static void receive(struct note *note, proa_handle from)
+{
+	proa_op_init(&note->op, port, note);
+	note->count = 0;
+	proa_prep_recv(&note->op, from, note->bytes, sizeof note->bytes, 0);
+	proa_submit(&note->op, noted);
+}
+
+static void send_byte(struct note *note, proa_handle to)
+{
+	proa_op_init(&note->op, port, note);
+	note->count = 0;
+	proa_prep_send(&note->op, to, "x", 1, 0);
+	proa_submit(&note->op, noted);
+}
+
+static void close_both(proa_handle ends[2])
+{
+	struct note notes[2];
+
+	for (int i = 0; i < 2; i++) {
+		proa_op_init(&notes[i].op, port, &notes[i]);
+		notes[i].count = 0;
+		proa_prep_close(&notes[i].op, ends[i], 0);
+		proa_submit(&notes[i].op, noted);
+	}
+	while (notes[0].count + notes[1].count < 2)
+		assert_true(proa_run_once(port, PROA_SECOND) >= 0);
+}
+
+static void a_turn_is_one_call(void **state)
+{
+	enum { PAIRS = 20, ROUNDS = 50 };
+	proa_handle ends[PAIRS][2];
+	struct note in[PAIRS], out[PAIRS];
+	unsigned long before, turns = 0;
+
+	(void)state;
+	for (int i = 0; i < PAIRS; i++)
+		assert_int_equal(proa_pair(port, ends[i]), 0);
+	before = kqueue_calls();
+	for (int round = 0; round < ROUNDS; round++) {
+		int done = 0;
+
+		for (int i = 0; i < PAIRS; i++)
+			receive(&in[i], ends[i][0]);
+		for (int i = 0; i < PAIRS; i++)
+			send_byte(&out[i], ends[i][1]);
+		for (; done < 2 * PAIRS; turns++) {
+			int n = proa_run_once(port, PROA_SECOND);
+
+			assert_true(n > 0);
+			done += n;
+		}
+	}
+	/* Registrations go along: all of them in one of those calls. */
+	assert_true(kqueue_calls() - before <= turns);
+	for (int i = 0; i < PAIRS; i++)
+		close_both(ends[i]);
+}
+
+static void more_changes_than_a_call_takes(void **state)
+{
+	enum { PAIRS = 300 };
+	static proa_handle ends[PAIRS][2];
+	static struct note in[2 * PAIRS], out[2 * PAIRS];
+	struct rlimit limit;
+	int done = 0;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	if (limit.rlim_cur < 2 * PAIRS + 100)
+		skip();
+	for (int i = 0; i < PAIRS; i++) {
+		assert_int_equal(proa_pair(port, ends[i]), 0);
+		receive(&in[2 * i], ends[i][0]);
+		receive(&in[2 * i + 1], ends[i][1]);
+	}
+	assert_int_equal(proa_run_once(port, 0), 0);
+	for (int i = 0; i < PAIRS; i++) {
+		send_byte(&out[2 * i], ends[i][0]);
+		send_byte(&out[2 * i + 1], ends[i][1]);
+	}
+	while (done < 4 * PAIRS) {
+		int n = proa_run_once(port, PROA_SECOND);
+
+		assert_true(n > 0);
+		done += n;
+	}
+	for (int i = 0; i < 2 * PAIRS; i++)
+		assert_int_equal(in[i].result, 1);
+	for (int i = 0; i < PAIRS; i++)
+		close_both(ends[i]);
+}
+
+static void a_refusal_reaches_its_op(void **state)
+{
+	proa_handle refused[2], taken[2];
+	struct note lost, next, well, out;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, refused), 0);
+	assert_int_equal(proa_pair(port, taken), 0);
+	receive(&lost, refused[0]);
+	receive(&next, refused[0]); /* behind it in the lane */
+	receive(&well, taken[0]);
+	kqueue_refuse(1, ENOMEM);
+	while (lost.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) >= 0);
+	assert_int_equal(lost.result, PROA_ENOMEM);
+	assert_int_equal(well.count, 0);
+	/* It was a passing want: the next is registered anew, and served. */
+	send_byte(&out, refused[1]);
+	while (next.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(next.result, 1);
+	send_byte(&out, taken[1]);
+	while (well.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(well.result, 1);
+	close_both(refused);
+	close_both(taken);
+}
+
+static void registrations_go_with_the_handle(void **state)
+{
+	int least = kqueue_registered(queue);
+	proa_handle ends[2];
+	struct note in;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, ends), 0);
+	receive(&in, ends[0]);
+	/* Not handed over yet: the number must not be registered later. */
+	close_both(ends);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	assert_int_equal(kqueue_registered(queue), least);
+
+	assert_int_equal(proa_pair(port, ends), 0);
+	receive(&in, ends[0]);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	assert_true(kqueue_registered(queue) > least);
+	/* The kernel holds nothing of it, and it is open. */
+	assert_int_equal(proa_release(port, ends[0]), 0);
+	assert_int_equal(kqueue_registered(queue), least);
+	assert_int_equal(close(ends[0]), 0);
+	assert_int_equal(proa_release(port, ends[1]), 0);
+	assert_int_equal(close(ends[1]), 0);
+	while (in.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) >= 0);
+	assert_int_equal(in.result, PROA_ECANCELED);
+}
+
+static void data_comes_before_the_end(void **state)
+{
+	proa_handle ends[2];
+	struct note in;
+	char all[40];
+	int got = 0;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, ends), 0);
+	receive(&in, ends[0]);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	memset(all, 'a', sizeof all);
+	assert_int_equal(write(ends[1], all, sizeof all), sizeof all);
+	assert_int_equal(proa_release(port, ends[1]), 0);
+	assert_int_equal(close(ends[1]), 0);
+	do {
+		while (in.count == 0)
+			assert_true(proa_run_once(port, PROA_SECOND) > 0);
+		got += in.result;
+		if (in.result > 0)
+			receive(&in, ends[0]);
+	} while (in.count == 0);
+	assert_int_equal(in.result, 0);
+	assert_int_equal(got, sizeof all);
+	assert_int_equal(proa_release(port, ends[0]), 0);
+	assert_int_equal(close(ends[0]), 0);
+}
+
+static void a_child_that_has_ended_already(void **state)
+{
+	const char *const arguments[] = { "true", NULL };
+	const struct proa_command command = { .arguments = arguments };
+	proa_process process;
+	struct proa_exit how = { 9, 9 };
+	struct note end = { .count = 0 };
+	siginfo_t info;
+
+	(void)state;
+	assert_int_equal(proa_spawn(&command, &process), 0);
+	/* EVFILT_PROC is refused with ESRCH then. */
+	assert_int_equal(waitid(P_PID, (id_t)process, &info, WEXITED | WNOWAIT), 0);
+	proa_op_init(&end.op, port, &end);
+	proa_prep_child(&end.op, process, &how);
+	proa_submit(&end.op, noted);
+	while (end.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(end.result, 0);
+	assert_int_equal(how.code, 0);
+}
+
+/* ---- the tests' kqueue ----------------------------------------------------------- */
+
+static void answers_as_documented(void **state)
+{
+	struct kevent changes[2], events[2];
+	int own = kqueue(), pipe_ends[2];
+
+	(void)state;
+	assert_true(own >= 0);
+	assert_int_equal(pipe(pipe_ends), 0);
+	EV_SET(&changes[0], 9999, EVFILT_READ, EV_ADD, 0, 0, NULL);
+	/* Without room for the answer the call fails. */
+	assert_int_equal(kevent(own, changes, 1, NULL, 0, NULL), -1);
+	assert_int_equal(errno, EBADF);
+	assert_int_equal(kevent(own, changes, 1, events, 1, &at_once), 1);
+	assert_true(events[0].flags & EV_ERROR);
+	assert_int_equal(events[0].data, EBADF);
+	EV_SET(&changes[0], (uintptr_t)pipe_ends[0], EVFILT_READ, EV_DELETE, 0, 0, NULL);
+	assert_int_equal(kevent(own, changes, 1, events, 1, &at_once), 1);
+	assert_int_equal(events[0].data, ENOENT);
+	/* EV_CLEAR: told once; ONESHOT: gone then. */
+	EV_SET(&changes[0], (uintptr_t)pipe_ends[0], EVFILT_READ, EV_ADD | EV_CLEAR, 0, 0, &own);
+	assert_int_equal(write(pipe_ends[1], "abc", 3), 3);
+	assert_int_equal(kevent(own, changes, 1, events, 2, &at_once), 1);
+	assert_int_equal(events[0].data, 3);
+	assert_ptr_equal(events[0].udata, &own);
+	assert_int_equal(kevent(own, NULL, 0, events, 2, &at_once), 0);
+	EV_SET(&changes[0], (uintptr_t)pipe_ends[0], EVFILT_READ, EV_ADD | EV_ONESHOT, 0, 0, NULL);
+	assert_int_equal(kevent(own, changes, 1, events, 2, &at_once), 1);
+	assert_int_equal(kqueue_registered(own), 0);
+	/* "Automatically deleted on the last close of the descriptor." */
+	EV_SET(&changes[0], (uintptr_t)pipe_ends[0], EVFILT_READ, EV_ADD, 0, 0, NULL);
+	assert_int_equal(kevent(own, changes, 1, NULL, 0, NULL), 0);
+	assert_int_equal(kqueue_registered(own), 1);
+	assert_int_equal(close(pipe_ends[0]), 0);
+	assert_int_equal(kqueue_registered(own), 0);
+	/* A pipe that nobody reads can't be registered for writing. */
+	EV_SET(&changes[0], (uintptr_t)pipe_ends[1], EVFILT_WRITE, EV_ADD, 0, 0, NULL);
+	assert_int_equal(kevent(own, changes, 1, NULL, 0, NULL), -1);
+	assert_int_equal(errno, EPIPE);
+	close(pipe_ends[1]);
+	close(own);
+}
+
+static void is_not_inherited(void **state)
+{
+	int own = kqueue(), status;
+	pid_t child;
+
+	(void)state;
+	child = fork();
+	if (child == 0)
+		_exit(fcntl(own, F_GETFD) < 0 && kqueue_registered(own) < 0 ? 0 : 1);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	close(own);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_turn_is_one_call, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(more_changes_than_a_call_takes, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_refusal_reaches_its_op, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			registrations_go_with_the_handle, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(data_comes_before_the_end, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_child_that_has_ended_already, set_up, tear_down),
+		cmocka_unit_test(answers_as_documented),
+		cmocka_unit_test(is_not_inherited),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
