@@ -310,6 +310,7 @@ int posix_pipe(int pair[2])
 		return failed();
 	pair[0] = (int)(intptr_t)ends[0];
 	pair[1] = (int)(intptr_t)ends[1];
+	*mode_of(pair[0]) = *mode_of(pair[1]) = 0; /* their numbers may have been others' */
 	return 0;
 }
 
@@ -338,6 +339,7 @@ int posix_pipe_overlapped(int pair[2], int ours)
 	}
 	pair[ours] = (int)(intptr_t)here;
 	pair[!ours] = (int)(intptr_t)there;
+	*mode_of(pair[0]) = *mode_of(pair[1]) = 0; /* their numbers may have been others' */
 	return 0;
 }
 

@@ -25,8 +25,16 @@ static int32_t describe(struct acceptor *acceptor, int fd)
 {
 	struct sockaddr_storage at;
 	int length = sizeof at;
-	BOOL no_delay = FALSE;
+	BOOL no_delay = FALSE, listens = FALSE;
 
+	/* Wine waits for connections to what does not listen. */
+	length = sizeof listens;
+	if (getsockopt(windows_socket_of(fd), SOL_SOCKET, SO_ACCEPTCONN, (char *)&listens,
+		    &length) != 0)
+		return windows_socket_error();
+	if (!listens)
+		return PROA_EINVAL;
+	length = sizeof at;
 	if (getsockname(windows_socket_of(fd), (struct sockaddr *)&at, &length) != 0)
 		return windows_socket_error();
 	acceptor->family = at.ss_family;

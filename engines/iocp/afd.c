@@ -109,7 +109,8 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 		return STEP_STARTED;
 	}
 	request_put(iocp, &large->request);
-	return system_code((unsigned long)status);
+	return status == STATUS_OBJECT_TYPE_MISMATCH ? poll_other(op, fd)
+						     : system_code((unsigned long)status);
 }
 
 int32_t poll_result(const struct proa_op *op, const struct large *large, NTSTATUS status)

@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define SLICES_MOST 64
-#define COPY_CHUNK  (16u * 1024)
+#define COPY_CHUNK  (64u * 1024)
 
 /* In options_: connect() has been called. */
 #define OPT_CONNECTING 0x0800u
@@ -62,27 +62,35 @@ static int32_t read_some(struct proa_port *port, int fd, void *buffer, size_t le
 	return n < 0 ? failed() : n;
 }
 
+/* How many bytes a pipe has; 0 at its end, PROA_EAGAIN, or STEP_TO_WORKER. */
+static int32_t ask_pipe(struct proa_port *port, int fd)
+{
+	DWORD there = 0;
+
+	port->stats.system_calls++;
+	if (PeekNamedPipe(windows_handle_of(fd), NULL, 0, NULL, &there, NULL))
+		return there == 0 ? PROA_EAGAIN : there > INT32_MAX ? INT32_MAX : (int32_t)there;
+	/* Its other end is gone; or it is no pipe, but a console. */
+	return GetLastError() == ERROR_BROKEN_PIPE || GetLastError() == ERROR_PIPE_NOT_CONNECTED
+		       ? 0
+		       : STEP_TO_WORKER;
+}
+
 /* From a pipe what is there, which does not block. */
 static int32_t read_pipe(struct proa_port *port, int fd, void *buffer, size_t length)
 {
 	HANDLE pipe = windows_handle_of(fd);
 	OVERLAPPED overlapped = { 0 };
-	DWORD there = 0, n = 0;
+	int32_t there = ask_pipe(port, fd);
+	DWORD n = 0;
 
-	port->stats.system_calls++;
-	if (!PeekNamedPipe(pipe, NULL, 0, NULL, &there, NULL)) {
-		/* Its other end is gone; or it is no pipe, but a console. */
-		return GetLastError() == ERROR_BROKEN_PIPE ||
-				       GetLastError() == ERROR_PIPE_NOT_CONNECTED
-			       ? 0
-			       : STEP_TO_WORKER;
-	}
-	if (there == 0)
-		return PROA_EAGAIN;
+	if (there <= 0)
+		return there;
 	port->stats.system_calls++;
 	/* The file's own event tells of the end: an event for each try would be two
 	 * more calls, and there is never more than one on its way. */
-	if (!ReadFile(pipe, buffer, there < length ? there : (DWORD)length, &n, &overlapped) &&
+	if (!ReadFile(pipe, buffer, (size_t)there < length ? (DWORD)there : (DWORD)length, &n,
+		    &overlapped) &&
 		GetLastError() != ERROR_IO_PENDING && GetLastError() != ERROR_MORE_DATA)
 		return GetLastError() == ERROR_BROKEN_PIPE ? 0 : windows_error();
 	/* A worker's write may have woken us: then it is not over yet. */
@@ -217,14 +225,16 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 	bool cut = false;
 	int32_t n;
 
-	if (is_socket(handle))
-		never_block(handle, op->handle_);
-	else if (handle->type != HANDLE_PIPE)
-		return PROA_EOPNOTSUPP; /* the buffer would be the worker's to take */
 	/* Waiting takes no buffer, and makes no pool grow. */
-	if (!told && is_socket(handle) && pool_is_empty(pool) &&
-		!is_ready(port, op->handle_, POLLIN))
-		return PROA_EAGAIN;
+	if (is_socket(handle)) {
+		never_block(handle, op->handle_);
+		if (!told && pool_is_empty(pool) && !is_ready(port, op->handle_, POLLIN))
+			return PROA_EAGAIN;
+	} else {
+		n = handle->type == HANDLE_PIPE ? ask_pipe(port, op->handle_) : STEP_TO_WORKER;
+		if (n <= 0) /* a worker can't take the buffer */
+			return n == STEP_TO_WORKER ? PROA_EOPNOTSUPP : n;
+	}
 	buffer = pool_take_free(pool);
 	if (buffer == NULL)
 		return STEP_NO_BUFFER;
@@ -239,7 +249,6 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 		n = read_some(port, op->handle_, buffer->data, buffer->size, 0);
 	} else {
 		n = read_pipe(port, op->handle_, buffer->data, buffer->size);
-		n = n == STEP_TO_WORKER ? PROA_EOPNOTSUPP : n;
 	}
 	if (n < 0 || (n == 0 && handle->type != HANDLE_DATAGRAM)) {
 		pool_put_free(pool, buffer);
@@ -252,14 +261,24 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 
 /* ---- sending ------------------------------------------------------------------------ */
 
-static int32_t write_some(
-	struct proa_port *port, int fd, const struct proa_slice *slices, size_t count)
+/* A non-blocking send of Winsock takes any length while its buffer has room: what
+ * one try offers is bounded, or a send to a stuck peer would be done at once. */
+#define SEND_MOST (64u * 1024)
+
+static int32_t write_some(struct proa_port *port, int fd, struct proa_slice *slices, size_t count)
 {
 	DWORD n = 0;
+	size_t bytes = 0;
 
+	for (size_t i = 0; i < count; i++) {
+		bytes += slices[i].length;
+		if (bytes <= SEND_MOST)
+			continue;
+		slices[i].length -= (uint32_t)(bytes - SEND_MOST);
+		count = i + 1;
+	}
 	port->stats.system_calls++;
-	if (WSASend(windows_socket_of(fd), (WSABUF *)(uintptr_t)slices, (DWORD)count, &n, 0, NULL,
-		    NULL) != 0)
+	if (WSASend(windows_socket_of(fd), (WSABUF *)slices, (DWORD)count, &n, 0, NULL, NULL) != 0)
 		return failed();
 	return (int32_t)n;
 }
@@ -270,7 +289,8 @@ int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct han
 
 	never_block(handle, op->handle_);
 	port->stats.system_calls++;
-	n = send(windows_socket_of(op->handle_), op->buffer_, (int)op->length_, 0);
+	n = send(windows_socket_of(op->handle_), op->buffer_,
+		op->length_ < SEND_MOST ? (int)op->length_ : (int)SEND_MOST, 0);
 	return n < 0 ? failed() : n;
 }
 

@@ -136,13 +136,15 @@ bool system_is_open(proa_handle handle)
 {
 	DWORD flags;
 
-	return GetHandleInformation((HANDLE)handle, &flags) != 0;
+	return handle >= 0 && GetHandleInformation((HANDLE)handle, &flags) != 0;
 }
 
 int32_t system_close(proa_handle handle, enum handle_type type)
 {
 	bool is_socket = type == HANDLE_TCP || type == HANDLE_STREAM || type == HANDLE_DATAGRAM;
 
+	if (handle < 0)
+		return PROA_EBADF; /* -1 stands for this process, -2 for this thread ... */
 	if (type == HANDLE_UNKNOWN)
 		is_socket = windows_is_socket((int)handle);
 	if (is_socket)

@@ -28,14 +28,20 @@ static _Noreturn void test_end(int code)
 	process_exit(code);
 }
 
+static atomic_flag naming = ATOMIC_FLAG_INIT;
+
 void test_passed_line(const char *file, int line)
 {
 	/* A check inside a helper says less than the test's own before it. */
 	if (strcmp(base_name(file), "harness.c") == 0)
 		return;
 	if (atomic_load_explicit(&report->file, memory_order_relaxed) != (uintptr_t)file) {
-		snprintf(report->where, sizeof(report->where), "%s", base_name(file));
-		atomic_store_explicit(&report->file, (uintptr_t)file, memory_order_relaxed);
+		/* Peers are threads: one that finds another at it leaves it at that. */
+		if (!atomic_flag_test_and_set(&naming)) {
+			snprintf(report->where, sizeof(report->where), "%s", base_name(file));
+			atomic_store_explicit(&report->file, (uintptr_t)file, memory_order_relaxed);
+			atomic_flag_clear(&naming);
+		}
 	}
 	atomic_store_explicit(&report->line, line, memory_order_relaxed);
 }
@@ -163,6 +169,25 @@ bool test_on_wine(void)
 #endif
 }
 
+#ifdef _WIN32
+static void CALLBACK hear_of_event(void *argument, BOOLEAN late)
+{
+	(void)argument;
+	(void)late;
+}
+
+/* The system's own thread pool, by which ends of children are told. */
+static void warm_up_waits(void)
+{
+	HANDLE event = CreateEventA(NULL, TRUE, TRUE, NULL), wait;
+
+	CHECK(RegisterWaitForSingleObject(
+		&wait, event, hear_of_event, NULL, INFINITE, WT_EXECUTEONLYONCE));
+	UnregisterWaitEx(wait, INVALID_HANDLE_VALUE);
+	CloseHandle(event);
+}
+#endif
+
 void test_warm_up(void)
 {
 	test_clock();
@@ -177,6 +202,7 @@ void test_warm_up(void)
 	close(pair[1]);
 	CHECK_INT(proa_port_open(NULL, &port), 0);
 	test_close(port);
+	warm_up_waits();
 #endif
 }
 

@@ -206,6 +206,13 @@ extern const struct stream_maker stream_makers[];
 #define FOR_STREAMS(maker)                                     \
 	for (const struct stream_maker *maker = stream_makers; \
 		maker < stream_makers + STREAM_MAKERS; maker++)
+/* Windows polls sockets alone. */
+#ifdef _WIN32
+#	define CAN_POLL(maker) ((maker)->socket)
+#else
+#	define CAN_POLL(maker) true
+#endif
+#define FOR_POLLED_STREAMS(maker) FOR_STREAMS(maker) if (CAN_POLL(maker))
 #define FOR_PLAIN_STREAMS(maker)                               \
 	for (const struct stream_maker *maker = stream_makers; \
 		maker < stream_makers + PLAIN_MAKERS; maker++)

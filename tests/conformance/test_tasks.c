@@ -561,7 +561,20 @@ TEST_WITHIN(26, "a look-up that is stuck is abandoned", stuck_lookups_are_abando
 
 #endif
 
-#ifndef _WIN32
+#ifdef _WIN32
+NOT_HERE(28, "each delivery, until cancelled", signals_are_told,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "at least one for each pending signal", signals_coalesce,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "a sleeping port is woken", signal_wakes_a_sleeper,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "the old action comes back", signal_action_is_restored,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "two ports for one signal", signal_on_two_ports,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "signals that can't be", signals_that_can_not_be_told,
+	"no kill() to send them; console events: tests/unit/test_windows.c")
+#else
 
 /* ---- Rule 28: signals ---- */
 
@@ -743,7 +756,56 @@ TEST(28, "signals that can't be", signals_that_can_not_be_told)
 
 #endif
 
-#ifndef _WIN32
+TEST(28, "50 children at once", many_children)
+{
+	struct proa_port *port = test_port();
+	enum { COUNT = 50 };
+	struct record *records = records_make(port, COUNT);
+	struct proa_exit ends[COUNT];
+	proa_process processes[COUNT];
+
+	for (int i = 0; i < COUNT; i++) {
+		char script[64];
+
+		snprintf(script, sizeof(script), i % 2 ? "exit %d" : "sleep 0.1; exit %d", i);
+		processes[i] = act(script);
+		proa_prep_child(&records[i].op, processes[i], &ends[i]);
+		record_submit(&records[i]);
+	}
+	CHECK_INT(proa_run(port), 0);
+	for (int i = 0; i < COUNT; i++) {
+		CHECK_INT(records[i].count, 1);
+		CHECK_INT(records[i].last, 0);
+		CHECK_INT(ends[i].code, i);
+		CHECK_INT(ends[i].signal, 0);
+		expect_reaped(processes[i]);
+	}
+	free(records);
+	test_close(port);
+}
+
+#ifdef _WIN32
+NOT_HERE(28, "child exit: code and signal", child_exit_is_told,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "cancel leaves the child", child_op_cancelled,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "what is no child", child_op_on_strangers,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: arguments and PATH", spawn_passes_arguments,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: environment and directory", spawn_sets_environment_and_directory,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: errors, exec's own included", spawn_failures,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: descriptors stay behind", spawn_leaves_descriptors_behind,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: pass[] becomes 3, 4, ...", spawn_passes_descriptors,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "spawn: the standard three", spawn_swaps_standard_descriptors,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+NOT_HERE(28, "kill", kill_failures,
+	"by a shell, signals and waitpid(); Windows: tests/unit/test_windows.c")
+#else
 
 /* ---- Rule 28: processes ---- */
 
@@ -789,34 +851,6 @@ TEST(28, "child exit: code and signal", child_exit_is_told)
 		run_quiet(port);
 		CHECK_INT(record.count, 1);
 	}
-	test_close(port);
-}
-
-TEST(28, "50 children at once", many_children)
-{
-	struct proa_port *port = test_port();
-	enum { COUNT = 50 };
-	struct record *records = records_make(port, COUNT);
-	struct proa_exit ends[COUNT];
-	proa_process processes[COUNT];
-
-	for (int i = 0; i < COUNT; i++) {
-		char script[64];
-
-		snprintf(script, sizeof(script), i % 2 ? "exit %d" : "sleep 0.1; exit %d", i);
-		processes[i] = act(script);
-		proa_prep_child(&records[i].op, processes[i], &ends[i]);
-		record_submit(&records[i]);
-	}
-	CHECK_INT(proa_run(port), 0);
-	for (int i = 0; i < COUNT; i++) {
-		CHECK_INT(records[i].count, 1);
-		CHECK_INT(records[i].last, 0);
-		CHECK_INT(ends[i].code, i);
-		CHECK_INT(ends[i].signal, 0);
-		expect_reaped(processes[i]);
-	}
-	free(records);
 	test_close(port);
 }
 

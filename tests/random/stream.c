@@ -658,8 +658,13 @@ static void judge_poll(struct task *task, const struct proa_completion *c)
 
 void stream_poll(struct end *end)
 {
-	struct task *task = task_new("poll", judge_poll, end);
+	struct task *task;
 
+#ifdef _WIN32
+	if (!end->is_socket)
+		return; /* Windows polls sockets alone */
+#endif
+	task = task_new("poll", judge_poll, end);
 	task->flags = chance(50) ? PROA_READABLE : PROA_WRITABLE;
 	proa_prep_poll(task->op, end->handle, task->flags);
 	task_limit(task);

@@ -1,0 +1,221 @@
+/* What went wrong in other libraries, by the numbers of libevent's tracker: each a
+ * test that must hold on every engine. Aborted connections (664) are in
+ * test_accept.c, connections_that_are_gone. */
+#include "harness.h"
+#include "posix.h"
+
+#define MS PROA_MILLISECOND
+
+/* 470: the limit of a send that has ended strikes nobody later. */
+TEST(15, "regression: write time-out while idle", no_write_timeout_while_idle)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = tcp_ends();
+	struct record send, receive;
+	char got[3];
+
+	record_init(&send, port);
+	record_init(&receive, port);
+	proa_prep_send(&send.op, ends.ours, "abc", 3, 0);
+	proa_op_timeout(&send.op, 30 * MS);
+	proa_prep_recv(&receive.op, ends.ours, got, 3, 0);
+	record_submit(&receive);
+	CHECK_INT(record_run(&send), 3);
+	run_for(port, 100 * MS);
+	CHECK_INT(send.count, 1);
+	CHECK_INT(receive.count, 0);
+	peer_write(ends.peer, "def", 3);
+	RUN_UNTIL(port, receive.finals == 1);
+	CHECK_INT(receive.last, 3);
+	peer_read(ends.peer, got, 3);
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	test_close(port);
+}
+
+/* 957: many requests in one piece, answered while the client has already gone. */
+TEST(17, "regression: pipelined requests", pipelined_and_gone)
+{
+	enum { ANSWERS = 300 };
+	struct proa_port *port = test_port();
+	static struct record answers[ANSWERS];
+	static char request[ANSWERS * 10], got[ANSWERS * 10];
+
+	memset(request, 'r', sizeof(request));
+	for (int round = 0; round < 10; round++) {
+		struct ends ends = tcp_ends();
+		struct record receive;
+
+		record_init(&receive, port);
+		peer_write(ends.peer, request, sizeof(request));
+		proa_prep_recv(&receive.op, ends.ours, got, sizeof(got), PROA_ALL);
+		CHECK_INT(record_run(&receive), sizeof(got));
+		if (round & 1)
+			reset_on_close(ends.peer);
+		close(ends.peer);
+		for (int i = 0; i < ANSWERS; i++) {
+			record_init(&answers[i], port);
+			proa_prep_send(&answers[i].op, ends.ours, got, 10, 0);
+			record_submit(&answers[i]);
+		}
+		close_handle(port, ends.ours);
+		for (int i = 0; i < ANSWERS; i++)
+			CHECK_INT(answers[i].finals, 1);
+	}
+	test_close(port);
+}
+
+/* 1174: a client sends as its first act, before anything was received. */
+TEST(16, "regression: a client that can't send", client_sends_at_once)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(5, &address), peer;
+	struct record record;
+	proa_handle handle;
+	char got[5];
+
+	record_init(&record, port);
+	proa_prep_dial(&record.op, &address, 0);
+	handle = record_run(&record);
+	CHECK(handle >= 0);
+	proa_prep_send(&record.op, handle, "first", 5, 0);
+	CHECK_INT(record_run(&record), 5);
+	peer = CHECK_SYSTEM(accept(listener, NULL, NULL));
+	peer_read(peer, got, 5);
+	CHECK(memcmp(got, "first", 5) == 0);
+	close_handle(port, handle);
+	close(peer);
+	close(listener);
+	test_close(port);
+}
+
+/* 728: what was sent before an orderly end is received before that end. */
+TEST(8, "regression: lost data", data_before_the_end)
+{
+	enum { LENGTH = 100000 };
+	struct proa_port *port = test_port();
+	unsigned char *bytes = malloc(LENGTH);
+
+	CHECK(bytes != NULL);
+	for (int round = 0; round < 20; round++) {
+		struct ends ends = tcp_ends();
+		struct peer_writer writer = { .fd = ends.peer, .total = LENGTH, .ends = true };
+		struct record record;
+		size_t at = 0;
+
+		peer_writer_start(&writer);
+		record_init(&record, port);
+		do {
+			proa_prep_recv(&record.op, ends.ours, bytes + at, LENGTH - at, 0);
+			if (at == LENGTH)
+				proa_prep_recv(&record.op, ends.ours, bytes, 1, 0);
+			CHECK(record_run(&record) >= 0);
+			at += (size_t)record.last;
+		} while (record.last > 0);
+		peer_writer_join(&writer);
+		CHECK_INT(at, LENGTH);
+		CHECK_BYTES(bytes, LENGTH, 0);
+		close_handle(port, ends.ours);
+	}
+	free(bytes);
+	test_close(port);
+}
+
+/* 257, 663: a listener's end leaves nothing behind of accepts in flight. */
+TEST(13, "regression: listener leaks", listeners_come_and_go)
+{
+	struct proa_port *port = test_port();
+	int before = 0;
+
+	for (int round = 0; round < 30; round++) {
+		struct record accepts[3];
+		proa_handle listener;
+
+		CHECK_INT(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+		for (int i = 0; i < 3; i++) {
+			record_init(&accepts[i], port);
+			if (i == 0)
+				proa_prep_accept_multi(&accepts[i].op, listener, 0);
+			else
+				proa_prep_accept(&accepts[i].op, listener, NULL, 0);
+			record_submit(&accepts[i]);
+		}
+		CHECK(proa_run_once(port, 0) >= 0);
+		close_handle(port, listener);
+		for (int i = 0; i < 3; i++)
+			CHECK_INT(accepts[i].last, PROA_ECANCELED);
+		if (round == 0)
+			before = descriptors_open();
+	}
+	CHECK_INT(descriptors_open(), before);
+	test_close(port);
+}
+
+static void *run_at_once(void *argument)
+{
+	struct proa_port *port = test_port();
+	struct record timer, posted;
+
+	(void)argument;
+	record_init(&timer, port);
+	record_init(&posted, port);
+	proa_post(port, &posted.op, 5, NULL);
+	proa_prep_timer(&timer.op, MS);
+	proa_submit(&timer.op, NULL);
+	CHECK_INT(proa_run(port), 0);
+	test_close(port);
+	return NULL;
+}
+
+/* Crashes at the start of threads: the first ports of a process, all at once. */
+TEST(22, "regression: threads that start together", first_ports_at_once)
+{
+	pthread_t threads[8];
+
+	for (int i = 0; i < 8; i++)
+		CHECK_INT(pthread_create(&threads[i], NULL, run_at_once, NULL), 0);
+	for (int i = 0; i < 8; i++)
+		CHECK_INT(pthread_join(threads[i], NULL), 0);
+}
+
+#define CONNECTIONS 5000
+
+/* Each can be heard while all are open. */
+TEST_WITHIN(10, "5,000 connections at once", five_thousand_connections, 120)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	struct record *receives = calloc(CONNECTIONS, sizeof(*receives));
+	struct ends *all = calloc(CONNECTIONS, sizeof(*all));
+	char *bytes = calloc(CONNECTIONS, 1);
+	int listener;
+
+	CHECK(receives != NULL && all != NULL && bytes != NULL);
+	listener = tcp_listener(128, &address);
+	for (int i = 0; i < CONNECTIONS; i++) {
+		all[i].peer = tcp_connect_to(&address);
+		all[i].ours = CHECK_SYSTEM(accept(listener, NULL, NULL));
+		record_init(&receives[i], port);
+		proa_prep_recv(&receives[i].op, all[i].ours, &bytes[i], 1, 0);
+		record_submit(&receives[i]);
+	}
+	CHECK(proa_run_once(port, 0) >= 0);
+	for (int i = 0; i < CONNECTIONS; i++) {
+		char byte = (char)('a' + i % 26);
+
+		peer_write(all[i].peer, &byte, 1);
+	}
+	RUN_UNTIL_WITHIN(port, proa_in_flight(port) == 0, 60 * PROA_SECOND);
+	for (int i = 0; i < CONNECTIONS; i++) {
+		CHECK_INT(receives[i].last, 1);
+		CHECK_INT(bytes[i], 'a' + i % 26);
+		close(all[i].peer);
+		CHECK_INT(proa_discard(port, all[i].ours), 0);
+	}
+	close(listener);
+	test_close(port);
+	free(receives);
+	free(all);
+	free(bytes);
+}
