@@ -614,8 +614,11 @@ static void end_flush(const struct stream_maker *maker, int way, const unsigned 
 		proa_op_deadline(&closing.op, since + limit);
 	record_submit(&closing);
 	run_for(port, 40 * PROA_MILLISECOND);
-	CHECK_INT(closing.finals, 0);
-	CHECK_INT(sends[0].finals, 0);
+	/* On a machine that is slow the limit may be behind us already. */
+	if (way > FLUSH_DEADLINE || test_clock() - since < limit) {
+		CHECK_INT(closing.finals, 0);
+		CHECK_INT(sends[0].finals, 0);
+	}
 	if (way == FLUSH_CANCEL)
 		proa_cancel(&closing.op);
 	if (way == FLUSH_CANCEL_ALL)
