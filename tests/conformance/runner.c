@@ -1,10 +1,10 @@
 /* Runs the conformance tests: each in a process of its own, on every engine, with
  * a limit in time and a count of descriptors; and prints what came of it. */
 #include "harness.h"
+#include "matrix.h"
 #include "posix.h"
 #include "runner.h"
 
-#define RULES    29
 #define AT_ONCE  2 /* tests of one engine that run at the same time */
 #define PROFILES 16
 
@@ -15,18 +15,8 @@ struct running {
 	struct process process;
 };
 
-struct cell {
-	int passed, failed, skipped;
-};
-
-struct profile {
-	const char *name;
-	bool missing;
-	struct cell rules[RULES + 1];
-};
-
 static struct test *tests, **tests_end = &tests;
-static struct profile profiles[PROFILES];
+static const char *profiles[PROFILES];
 static int profile_count;
 static bool verbose;
 static int passed, failed, skipped, repeated;
@@ -109,14 +99,13 @@ static void start(struct running *place, struct test *test)
 	process_start(&place->process, test->name);
 }
 
-static void show_line(const char *what, const struct profile *profile, const struct test *test)
+static void show_line(const char *what, const char *profile, const struct test *test)
 {
-	printf("%-7s %-14s rule %d (%s) %s", what, profile->name, test->rule, test->clause,
-		test->name);
+	printf("%-7s %-14s rule %d (%s) %s", what, profile, test->rule, test->clause, test->name);
 }
 
 static void show_failure(
-	const struct running *place, const struct profile *profile, const struct ending *ending)
+	const struct running *place, const char *profile, const struct ending *ending)
 {
 	const struct report *of = place->process.report;
 	int line = atomic_load(&of->line);
@@ -129,24 +118,24 @@ static void show_failure(
 	process_show(&place->process);
 }
 
-static void settle(struct running *place, struct profile *profile, const struct ending *ending)
+static void settle(struct running *place, const char *profile, const struct ending *ending)
 {
-	struct cell *cell = &profile->rules[place->test->rule];
+	const struct test *test = place->test;
 
 	if (!place->late && ending->code == 0) {
-		cell->passed++;
+		matrix_add(profile, test->rule, PASSED);
 		passed++;
 		if (verbose) {
-			show_line("ok", profile, place->test);
+			show_line("ok", profile, test);
 			printf("\n");
 		}
 	} else if (!place->late && ending->code == EXIT_SKIP) {
-		cell->skipped++;
+		matrix_skip(profile, test->rule, test->name, place->process.report->reason);
 		skipped++;
-		show_line("SKIPPED", profile, place->test);
+		show_line("SKIPPED", profile, test);
 		printf(": %s\n", place->process.report->reason);
 	} else {
-		cell->failed++;
+		matrix_add(profile, test->rule, FAILED);
 		failed++;
 		show_failure(place, profile, ending);
 	}
@@ -155,7 +144,7 @@ static void settle(struct running *place, struct profile *profile, const struct 
 
 /* A process that wine itself ended, neither by the test's word nor by an exception in
  * it, gets a second chance: seen once in some hundred runs of wine 8. */
-static bool try_again(struct running *place, struct profile *profile, const struct ending *ending)
+static bool try_again(struct running *place, const char *profile, const struct ending *ending)
 {
 	struct test *test = place->test;
 
@@ -172,7 +161,7 @@ static bool try_again(struct running *place, struct profile *profile, const stru
 }
 
 /* Ends what has run too long; takes in what has ended. True if a place is free. */
-static bool look_after(struct running *places, struct profile *profile)
+static bool look_after(struct running *places, const char *profile)
 {
 	bool room = false;
 
@@ -243,15 +232,15 @@ static void look_for_engine(struct running *place, char *reason, size_t size)
 	process_forget(&place->process);
 }
 
-static void run_profile(struct profile *profile, struct running *places, char **filters)
+static void run_profile(const char *profile, struct running *places, char **filters)
 {
 	char reason[512];
 
-	current_profile = profile->name;
+	current_profile = profile;
 	look_for_engine(&places[0], reason, sizeof(reason));
 	if (reason[0] != '\0') {
-		printf("SKIPPED %-14s not available here: %s\n", profile->name, reason);
-		profile->missing = true;
+		printf("SKIPPED %-14s not available here: %s\n", profile, reason);
+		matrix_missing(profile, reason);
 		skipped++;
 		return;
 	}
@@ -270,47 +259,7 @@ static void run_profile(struct profile *profile, struct running *places, char **
 		wait_for_one(places);
 }
 
-/* ---- What is shown ---- */
-
-static void print_cell(FILE *out, const struct cell *cell)
-{
-	char text[32];
-	int n;
-
-	if (cell->passed + cell->failed + cell->skipped == 0) {
-		fprintf(out, " %6s", "-");
-		return;
-	}
-	n = snprintf(text, sizeof(text), "%d", cell->passed);
-	if (cell->failed > 0)
-		n += snprintf(text + n, sizeof(text) - (size_t)n, "F%d", cell->failed);
-	if (cell->skipped > 0)
-		snprintf(text + n, sizeof(text) - (size_t)n, "S%d", cell->skipped);
-	fprintf(out, " %6s", text);
-}
-
-static void print_matrix(FILE *out)
-{
-	bool used[RULES + 1] = { false };
-
-	for (struct test *test = tests; test != NULL; test = test->next)
-		used[test->rule] = true;
-	fprintf(out, "%-16s", "rule");
-	for (int rule = 1; rule <= RULES; rule++)
-		if (used[rule])
-			fprintf(out, " %6d", rule);
-	fprintf(out, "\n");
-	for (int i = 0; i < profile_count; i++) {
-		fprintf(out, "%-16s", profiles[i].name);
-		if (profiles[i].missing)
-			fprintf(out, " not available here");
-		for (int rule = 1; rule <= RULES && !profiles[i].missing; rule++)
-			if (used[rule])
-				print_cell(out, &profiles[i].rules[rule]);
-		fprintf(out, "\n");
-	}
-	fprintf(out, "Tests passed; F: failed, S: skipped.\n");
-}
+/* ---- The command line ---- */
 
 static void list_tests(char **filters)
 {
@@ -354,7 +303,7 @@ static bool sort_tests(void)
 static void add_profile(const char *name)
 {
 	if (profile_count < PROFILES)
-		profiles[profile_count++].name = name;
+		profiles[profile_count++] = name;
 }
 
 static int usage(const char *program)
@@ -362,13 +311,14 @@ static int usage(const char *program)
 	fprintf(stderr,
 		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE] "
 		"[--seconds-time_factor N] [filter...]\n"
+		"       %s --join FILE...: one table of what --matrix has written\n"
 		"A filter is a rule's number, or a part of a test's or file's name.\n",
-		program);
+		program, program);
 	return 2;
 }
 
 struct wishes {
-	bool list;
+	bool list, join;
 	const char *matrix;
 	char **filters;
 };
@@ -382,6 +332,8 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 			verbose = true;
 		else if (strcmp(argv[i], "--list") == 0)
 			wishes->list = true;
+		else if (strcmp(argv[i], "--join") == 0)
+			wishes->join = true;
 		else if (i + 1 < argc && strcmp(argv[i], "--engine") == 0)
 			add_profile(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--matrix") == 0)
@@ -393,6 +345,17 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 	}
 	wishes->filters = argv + i;
 	return time_factor >= 1;
+}
+
+static int join(char **paths)
+{
+	for (; *paths != NULL; paths++)
+		if (!matrix_read(*paths)) {
+			fprintf(stderr, "%s is not what --matrix writes\n", *paths);
+			return 2;
+		}
+	matrix_print(stdout);
+	return 0;
 }
 
 static void prepare_places(struct running *places)
@@ -414,7 +377,6 @@ int main(int argc, char **argv)
 #endif
 	struct running places[AT_ONCE] = { 0 };
 	struct wishes wishes = { 0 };
-	FILE *matrix;
 
 	if (getenv("TEST_TIME_FACTOR") != NULL)
 		time_factor = atoi(getenv("TEST_TIME_FACTOR"));
@@ -423,6 +385,8 @@ int main(int argc, char **argv)
 	process_main(argc, argv, run_test);
 	if (!read_wishes(argc, argv, &wishes))
 		return usage(argv[0]);
+	if (wishes.join)
+		return join(wishes.filters);
 	if (wishes.list) {
 		list_tests(wishes.filters);
 		return 0;
@@ -432,14 +396,11 @@ int main(int argc, char **argv)
 			add_profile(usual[i]);
 	prepare_places(places);
 	for (int i = 0; i < profile_count; i++)
-		run_profile(&profiles[i], places, wishes.filters);
-	print_matrix(stdout);
-	if (wishes.matrix != NULL) {
-		matrix = fopen(wishes.matrix, "w");
-		if (matrix == NULL || (print_matrix(matrix), fclose(matrix)) != 0) {
-			perror(wishes.matrix);
-			return 2;
-		}
+		run_profile(profiles[i], places, wishes.filters);
+	matrix_print(stdout);
+	if (wishes.matrix != NULL && !matrix_write(wishes.matrix)) {
+		perror(wishes.matrix);
+		return 2;
 	}
 	if (repeated > 0)
 		printf("%d run again after a crash of wine's\n", repeated);

@@ -319,7 +319,9 @@ static void run_profile(const struct profile *profile)
 		else
 			failed++;
 	}
-	printf("%-14s %d passed, %d failed\n", profile->name, passed - passed_before,
+	printf("%-14s seeds %llu to %llu: %d passed, %d failed\n", profile->name,
+		(unsigned long long)wishes.seed,
+		(unsigned long long)(wishes.seed + wishes.count - 1), passed - passed_before,
 		failed - failed_before);
 }
 
