@@ -5,7 +5,7 @@
 #include "posix.h"
 #include "runner.h"
 
-#define AT_ONCE  2 /* tests of one engine that run at the same time */
+#define AT_ONCE  8 /* tests of one engine that run at the same time, at most */
 #define PROFILES 16
 
 struct running {
@@ -19,6 +19,8 @@ static struct test *tests, **tests_end = &tests;
 static const char *profiles[PROFILES];
 static int profile_count;
 static bool verbose;
+/* Most tests wait rather than work: more of them than there are processors. */
+static int at_once = 4;
 static int passed, failed, skipped, repeated;
 
 /* ---- Registration ---- */
@@ -165,7 +167,7 @@ static bool look_after(struct running *places, const char *profile)
 {
 	bool room = false;
 
-	for (int i = 0; i < AT_ONCE; i++) {
+	for (int i = 0; i < at_once; i++) {
 		struct running *place = &places[i];
 		struct ending ending;
 
@@ -187,7 +189,7 @@ static bool look_after(struct running *places, const char *profile)
 
 static bool busy(const struct running *places)
 {
-	for (int i = 0; i < AT_ONCE; i++)
+	for (int i = 0; i < at_once; i++)
 		if (places[i].test != NULL)
 			return true;
 	return false;
@@ -198,7 +200,7 @@ static void wait_for_one(const struct running *places)
 	struct process running[AT_ONCE];
 	int count = 0;
 
-	for (int i = 0; i < AT_ONCE; i++)
+	for (int i = 0; i < at_once; i++)
 		if (places[i].test != NULL)
 			running[count++] = places[i].process;
 	process_wait(running, count);
@@ -249,7 +251,7 @@ static void run_profile(const char *profile, struct running *places, char **filt
 			continue;
 		while (!look_after(places, profile))
 			wait_for_one(places);
-		for (int i = 0; i < AT_ONCE; i++)
+		for (int i = 0; i < at_once; i++)
 			if (places[i].test == NULL) {
 				start(&places[i], test);
 				break;
@@ -310,7 +312,7 @@ static int usage(const char *program)
 {
 	fprintf(stderr,
 		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE] "
-		"[--seconds-time_factor N] [filter...]\n"
+		"[--jobs N] [--seconds-time_factor N] [filter...]\n"
 		"       %s --join FILE...: one table of what --matrix has written\n"
 		"A filter is a rule's number, or a part of a test's or file's name.\n",
 		program, program);
@@ -340,11 +342,13 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 			wishes->matrix = argv[++i];
 		else if (i + 1 < argc && strcmp(argv[i], "--seconds-time_factor") == 0)
 			time_factor = atoi(argv[++i]);
+		else if (i + 1 < argc && strcmp(argv[i], "--jobs") == 0)
+			at_once = atoi(argv[++i]);
 		else
 			return false;
 	}
 	wishes->filters = argv + i;
-	return time_factor >= 1;
+	return time_factor >= 1 && at_once >= 1 && at_once <= AT_ONCE;
 }
 
 static int join(char **paths)
@@ -362,8 +366,8 @@ static void prepare_places(struct running *places)
 {
 	struct process all[AT_ONCE] = { 0 };
 
-	process_prepare(all, AT_ONCE);
-	for (int i = 0; i < AT_ONCE; i++)
+	process_prepare(all, at_once);
+	for (int i = 0; i < at_once; i++)
 		places[i].process = all[i];
 }
 
