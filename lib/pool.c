@@ -279,8 +279,46 @@ int proa_pool_open_sized(struct proa_port *port, const struct proa_pool_options 
 	return 0;
 }
 
+#ifndef NDEBUG
+static const struct proa_op *list_user(const struct proa_op *list, const struct proa_pool *pool)
+{
+	const struct proa_op *op = list;
+
+	if (op == NULL)
+		return NULL;
+	do {
+		if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
+			op->buffer_ == pool)
+			return op;
+		op = flight(op)->next;
+	} while (op != list);
+	return NULL;
+}
+#endif
+
+/* A receive in flight that is to lend from the pool. To look for it costs a walk
+ * over all handles: without assertions only those that wait for a buffer are found. */
+static const struct proa_op *pool_user(const struct proa_port *port, const struct proa_pool *pool)
+{
+#ifndef NDEBUG
+	for (int fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
+		const struct handle *handle = handle_find(port, fd);
+		const struct proa_op *op = list_user(handle->recvs, pool);
+
+		if (op == NULL && (handle->state & HANDLE_PRIVATE) == 0)
+			op = list_user(handle->others, pool);
+		if (op != NULL)
+			return op;
+	}
+#else
+	(void)port;
+#endif
+	return pool->queue;
+}
+
 void proa_pool_close(struct proa_pool *pool)
 {
+	const struct proa_op *user;
 	struct proa_port *port;
 	struct proa_pool **at;
 	bool last;
@@ -289,8 +327,11 @@ void proa_pool_close(struct proa_pool *pool)
 		return;
 	port = pool->port;
 	if (port != NULL) {
-		if (pool->queue != NULL)
-			proa_misuse("a pool was closed while a receive uses it", pool->queue);
+		user = pool_user(port, pool);
+		if (user != NULL) {
+			proa_misuse("a pool was closed while a receive uses it", user);
+			return;
+		}
 		if (port->engine->pool_close != NULL)
 			port->engine->pool_close(port, pool);
 		for (at = &port->pools; *at != pool; at = &(*at)->next)

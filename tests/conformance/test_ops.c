@@ -1203,6 +1203,37 @@ TEST(3, "misuse: free of an op in flight", misuse_of_a_buffer_in_flight)
 	test_close(port);
 }
 
+static void act_pool_close(void *argument)
+{
+	proa_pool_close(argument);
+}
+
+TEST(3, "misuse: the end of a pool in use", misuse_of_a_pool_in_use)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = tcp_ends();
+	struct proa_pool *pool, *unused;
+	struct record record;
+
+	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
+	CHECK_INT(proa_pool_open(port, NULL, &unused), 0);
+	record_init(&record, port);
+	proa_prep_recv_multi(&record.op, ends.ours, pool, 0);
+	record_submit(&record);
+	run_quiet(port);
+#ifdef NDEBUG
+	test_skip("without assertions a receive that waits for data is not looked for");
+#endif
+	CHECK(is_misuse(act_pool_close, pool));
+	CHECK(misused == &record.op);
+	proa_pool_close(unused);
+	close_handle(port, ends.ours);
+	CHECK_INT(record.last, PROA_ECANCELED);
+	proa_pool_close(pool);
+	close(ends.peer);
+	test_close(port);
+}
+
 struct trespass {
 	struct proa_port *port;
 	struct record *record;
