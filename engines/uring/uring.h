@@ -13,7 +13,7 @@
 #define TAG_POLL   1u /* its descriptor is ready: try it */
 #define TAG_CANCEL 2u /* a cancel: which op's is of no interest */
 #define TAG_WAKE   3u /* the port's wake-up descriptor */
-#define TAG_MASK   7u
+#define TAG_MASK   3u /* an op is 4-byte aligned at least: on i386 it is no more */
 
 /* The engine's bits of op->options_. 0x0800 is attempt.c's. */
 #define U_POLLING   0x1000u /* the request is a poll */
