@@ -300,14 +300,15 @@ static void take_finished(struct proa_port *port)
 	}
 }
 
-static bool outside_waits(struct proa_port *port)
+/* `stoppable`: of those who wait, is it one whom proa_stop() means? */
+static bool outside_waits(struct proa_port *port, bool stoppable)
 {
 	return atomic_load_explicit(&port->posted, memory_order_relaxed) != NULL ||
 	       atomic_load_explicit(&port->finished, memory_order_relaxed) != NULL ||
 	       atomic_load_explicit(&port->signalled, memory_order_relaxed) != 0 ||
 	       atomic_load_explicit(&port->returns, memory_order_relaxed) ||
 	       atomic_load_explicit(&port->woken, memory_order_relaxed) ||
-	       atomic_load_explicit(&port->stopped, memory_order_relaxed) ||
+	       (stoppable && atomic_load_explicit(&port->stopped, memory_order_relaxed)) ||
 	       (atomic_load_explicit(&port->shut_asked, memory_order_relaxed) && !port->shut);
 }
 
@@ -370,7 +371,7 @@ static int64_t port_patience(struct proa_port *port, int64_t until)
 
 /* One look at the system, sleeping until `until` (0: not at all) if nothing is
  * ready. */
-static void port_turn(struct proa_port *port, int64_t until)
+static void port_turn(struct proa_port *port, int64_t until, bool stoppable)
 {
 	int64_t patience;
 
@@ -381,7 +382,7 @@ static void port_turn(struct proa_port *port, int64_t until)
 	if (patience > 0) {
 		atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
 		atomic_thread_fence(memory_order_seq_cst);
-		if (outside_waits(port))
+		if (outside_waits(port, stoppable))
 			patience = 0;
 	}
 	port->engine->turn(port, patience);
@@ -391,7 +392,7 @@ static void port_turn(struct proa_port *port, int64_t until)
 	port_begin_next(port);
 	if (timer_next(&port->timers) <= port->now)
 		fire_timers(port);
-	if (outside_waits(port))
+	if (outside_waits(port, stoppable))
 		take_outside(port);
 	port_begin_next(port);
 }
@@ -419,7 +420,7 @@ static void port_settle(struct proa_port *port)
 	port->kicked = false;
 	atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!ready_empty(&port->ready) || port->backlog != NULL || outside_waits(port))
+	if (!ready_empty(&port->ready) || port->backlog != NULL || outside_waits(port, true))
 		port_kick(port);
 }
 
@@ -450,7 +451,7 @@ static int port_await(struct proa_port *port, int64_t until, bool stoppable)
 	for (;;) {
 		if (port->shut && port_drained(port))
 			return PROA_ESHUTDOWN;
-		port_turn(port, until);
+		port_turn(port, until, stoppable);
 		if (!ready_empty(&port->ready))
 			return 1;
 		if (atomic_load_explicit(&port->woken, memory_order_relaxed) &&

@@ -1289,6 +1289,23 @@ TEST(24, "stop", stop_before_and_during_a_run)
 	test_close(port);
 }
 
+/* It means runs: a wait neither ends by it nor keeps looking whether it has. */
+TEST(24, "stop", stop_means_no_wait)
+{
+	struct proa_port *port = test_port();
+	struct proa_completion c;
+	int64_t used;
+
+	proa_stop(port);
+	used = test_cpu();
+	CHECK_INT(proa_wait(port, &c, 1, 300 * MS), 0);
+	used = test_cpu() - used;
+	printf("%lld us of CPU\n", (long long)(used / 1000));
+	CHECK(used < 30 * MS * test_factor());
+	CHECK_INT(proa_run(port), PROA_ECANCELED);
+	test_close(port);
+}
+
 TEST(24, "run_once", run_once_dispatches_one_batch)
 {
 	struct proa_port *port = test_port();
