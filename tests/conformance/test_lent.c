@@ -760,6 +760,36 @@ TEST(11, "share", single_receives_have_a_share_too)
 	test_close(port);
 }
 
+/* A pool of another port is refused, and those behind go on. */
+TEST(11, "bad input", pool_of_another_port)
+{
+	struct proa_port *port = test_port(), *other = test_port();
+	struct proa_pool *pool = open_pool(other, 16, 4, 4, 2);
+	struct ends ends = pair_ends();
+	struct record before, lent, behind;
+	char first[2], second[2];
+
+	record_init(&before, port);
+	record_init(&lent, port);
+	record_init(&behind, port);
+	proa_prep_recv(&before.op, ends.ours, first, 2, 0);
+	record_submit(&before);
+	start_lent(&lent, ends.ours, pool);
+	proa_prep_recv(&behind.op, ends.ours, second, 2, 0);
+	record_submit(&behind);
+	peer_write(ends.peer, "ab", 2);
+	RUN_UNTIL(port, before.finals == 1 && lent.finals == 1);
+	CHECK_INT(lent.last, PROA_EINVAL);
+	peer_write(ends.peer, "cd", 2);
+	RUN_UNTIL(port, behind.finals == 1);
+	CHECK_INT(behind.last, 2);
+	CHECK(memcmp(second, "cd", 2) == 0);
+	close_ends(port, &ends);
+	proa_pool_close(pool);
+	test_close(port);
+	test_close(other);
+}
+
 /* Buffers of a handle that was closed count for no later handle of its number. */
 TEST(11, "share", a_share_is_of_one_life)
 {
