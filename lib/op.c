@@ -129,6 +129,11 @@ void op_begin(struct proa_port *port, struct proa_op *op)
 		if (error == 0)
 			op_start(port, op);
 		break;
+	case PROA_OP_RECV_LENT: /* of datagrams: a stream's begin in lane_pump() */
+	case PROA_OP_RECV_MULTI:
+		if (!pool_admits(port, op, handle_find(port, op->handle_)))
+			return;
+		/* fall through */
 	default:
 		op_start(port, op);
 		return;

@@ -541,7 +541,8 @@ static void put_back(struct proa_port *port, struct proa_pool *pool, struct proa
 
 /* The first that waits for a buffer goes on: one for each that came back. One that
  * finds no data after all (a wake-up for nothing, or another process took it)
- * leaves its turn to the next: no other give-back may come. */
+ * leaves its turn to the next: no other give-back may come. So does one whose handle
+ * holds its share by now. */
 static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 {
 	struct proa_op *op;
@@ -552,7 +553,7 @@ static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 			return;
 		pool_forget(op);
 		op_resume(port, op);
-	} while (op->state_ == OP_ACTIVE && pool->free_count > 0);
+	} while ((op->state_ == OP_ACTIVE || op->state_ == OP_PAUSED) && pool->free_count > 0);
 }
 
 static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,
@@ -570,7 +571,8 @@ static void deliver(struct proa_port *port, struct proa_op *op, struct handle *h
 		port_complete(port, op, result, flags | PROA_MORE);
 }
 
-/* Hands over what came in beyond the share: as much as may be, or (all) all. */
+/* Hands over what came in beyond the share: as much as may be, or (all) all. A
+ * single receive ends with it. */
 static void surplus_deliver(
 	struct proa_port *port, struct proa_op *op, struct handle *handle, bool all)
 {
@@ -580,7 +582,8 @@ static void surplus_deliver(
 	while ((buffer = *surplus(op)) != NULL && (all || handle->lent < pool->per_handle) &&
 		port_has_room(port)) {
 		*surplus(op) = lent(buffer)->next;
-		deliver(port, op, handle, buffer, (int32_t)lent(buffer)->holders, false);
+		deliver(port, op, handle, buffer, (int32_t)lent(buffer)->holders,
+			op->kind_ == PROA_OP_RECV_LENT);
 	}
 }
 
@@ -615,6 +618,8 @@ static bool multi_end(
 		surplus_drop(port, op);
 	else
 		surplus_deliver(port, op, handle, result == PROA_ECANCELED);
+	if (op->state_ == OP_READY)
+		return false;
 	if (*surplus(op) != NULL) {
 		op->options_ |= OPT_ENDED;
 		flight(op)->is.engine = (void *)(intptr_t)result;
@@ -728,6 +733,11 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 			put_back(port, pool, buffer);
 			queue_serve(port, pool);
 			op_end(port, op, PROA_ECANCELED, 0);
+		} else if (handle->lent >= pool->per_handle && (op->options_ & OPT_CANCEL) == 0) {
+			/* Others of the handle's, all waiting for datagrams, were
+			 * faster: it waits for its share with what it has. */
+			surplus_add(op, buffer, result);
+			op_pause(port, op, OPT_SHARE);
 		} else {
 			deliver(port, op, handle, buffer, result, true);
 		}
@@ -758,7 +768,7 @@ static void share_freed(
 		handle->lent >= pool->per_handle)
 		return;
 	surplus_deliver(port, op, handle, false);
-	if (*surplus(op) != NULL || handle->lent >= pool->per_handle)
+	if (op->state_ == OP_READY || *surplus(op) != NULL || handle->lent >= pool->per_handle)
 		return;
 	if (op->options_ & OPT_ENDED)
 		op_end(port, op, (int32_t)(intptr_t)flight(op)->is.engine, 0);

@@ -434,6 +434,10 @@ static inline bool op_receives(const struct proa_op *op)
 {
 	return (op_kinds[op->kind_] & K_RECV) != 0;
 }
+static inline bool op_borrows(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI;
+}
 
 /* op.c */
 /* Tickets: the serial number, and where to look for the op. */

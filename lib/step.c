@@ -424,7 +424,7 @@ void op_resume(struct proa_port *port, struct proa_op *op)
 	if (handle != NULL && handle->recvs == op) {
 		op->state_ = OP_WAITING;
 		lane_pump(port, handle, &handle->recvs);
-	} else {
+	} else if (!op_borrows(op) || pool_admits(port, op, handle)) {
 		op_start(port, op);
 	}
 }

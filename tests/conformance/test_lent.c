@@ -1702,6 +1702,66 @@ static void messages_kept_apart(struct proa_port *port, int type)
 	free(sends);
 }
 
+/* Datagrams have no lane, but a handle's share is the same: of receives in flight
+ * together, and of one that comes when it is all lent. */
+TEST(12, "lending", datagrams_have_a_share_too)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port(), *other = test_port();
+	struct proa_pool *pool = open_pool(port, 16, 8, 8, 2);
+	struct proa_pool *strange = open_pool(other, 16, 8, 8, 2);
+	struct ends ends = unix_ends_of(SOCK_DGRAM);
+	struct record receives[5];
+
+	for (int i = 0; i < 4; i++) {
+		record_init(&receives[i], port);
+		start_lent(&receives[i], ends.ours, pool);
+	}
+	for (int i = 0; i < 5; i++)
+		peer_write(ends.peer, "01234" + i, 1);
+	run_quiet(port);
+	CHECK_INT(pool_lent(pool), 2);
+	record_init(&receives[4], port);
+	start_lent(&receives[4], ends.ours, pool);
+	run_quiet(port);
+	CHECK_INT(pool_lent(pool), 2);
+	for (int given = 0; given < 5; given++)
+		for (int i = 0; i < 5; i++)
+			if (receives[i].lent[0] != NULL) {
+				proa_give_back(receives[i].lent[0]);
+				receives[i].lent[0] = NULL;
+				run_quiet(port);
+				CHECK(pool_lent(pool) <= 2);
+			}
+	for (int i = 0; i < 5; i++) {
+		CHECK_INT(receives[i].finals, 1);
+		CHECK_INT(receives[i].last, 1);
+	}
+	CHECK_INT(pool_lent(pool), 0);
+	/* What waits for its share with a datagram delivers it when cancelled. */
+	for (int i = 0; i < 4; i++)
+		start_lent(&receives[i], ends.ours, pool);
+	for (int i = 0; i < 4; i++)
+		peer_write(ends.peer, "x", 1);
+	run_quiet(port);
+	proa_cancel_handle(port, ends.ours);
+	for (int i = 0; i < 4; i++) {
+		RUN_UNTIL(port, receives[i].finals == 1);
+		if (receives[i].last == 1)
+			proa_give_back(receives[i].lent[0]);
+		else
+			CHECK_INT(receives[i].last, PROA_ECANCELED);
+	}
+	start_lent(&receives[0], ends.ours, strange);
+	RUN_UNTIL(port, receives[0].finals == 1);
+	CHECK_INT(receives[0].last, PROA_EINVAL);
+	close_ends(port, &ends);
+	proa_pool_close(pool);
+	proa_pool_close(strange);
+	test_close(port);
+	test_close(other);
+}
+
 TEST(12, "boundaries", messages_are_never_gathered)
 {
 	struct proa_port *port = test_port();
