@@ -749,10 +749,10 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 /* ---- giving back ------------------------------------------------------------------------ */
 
 /* A handle holds one fewer: its paused receive may go on. */
-static void share_freed(
-	struct proa_port *port, struct proa_pool *pool, proa_handle fd, uint8_t generation)
+static void share_freed(struct proa_port *port, proa_handle fd, uint8_t generation)
 {
 	struct handle *handle = handle_find(port, fd);
+	const struct proa_pool *pool; /* of the one that waits: the buffer's may be another */
 	struct proa_op *op;
 
 	if (handle == NULL || handle->generation != generation || handle->lent == 0)
@@ -764,8 +764,10 @@ static void share_freed(
 			op = flight(op)->next == handle->others ? NULL : flight(op)->next)
 			if (op->state_ == OP_PAUSED && (op->options_ & OPT_SHARE))
 				break;
-	if (op == NULL || op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0 ||
-		handle->lent >= pool->per_handle)
+	if (op == NULL || op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0)
+		return;
+	pool = op->buffer_;
+	if (handle->lent >= pool->per_handle)
 		return;
 	surplus_deliver(port, op, handle, false);
 	if (op->state_ == OP_READY || *surplus(op) != NULL || handle->lent >= pool->per_handle)
@@ -786,7 +788,7 @@ static void take_back(struct proa_port *port, struct proa_pool *pool, struct pro
 	put_back(port, pool, buffer);
 	port->stats.lent--;
 	if (fd >= 0)
-		share_freed(port, pool, fd, l->generation);
+		share_freed(port, fd, l->generation);
 	queue_serve(port, pool);
 }
 

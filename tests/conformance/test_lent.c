@@ -790,6 +790,35 @@ TEST(11, "bad input", pool_of_another_port)
 	test_close(other);
 }
 
+/* What is lent from all pools counts, and each receive has its own pool's bound. */
+TEST(11, "share", two_pools_of_one_handle)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool *wide = open_pool(port, 1, 8, 8, 3), *narrow = open_pool(port, 1, 8, 8, 1);
+	struct ends ends = pair_ends();
+	struct record one, receives[3];
+
+	record_init(&one, port);
+	start_lent(&one, ends.ours, narrow);
+	peer_write(ends.peer, "0123", 4);
+	RUN_UNTIL(port, one.finals == 1);
+	for (int i = 0; i < 3; i++) {
+		record_init(&receives[i], port);
+		start_lent(&receives[i], ends.ours, wide);
+	}
+	RUN_UNTIL(port, receives[1].finals == 1);
+	run_quiet(port);
+	CHECK_INT(receives[2].finals, 0);
+	proa_give_back(one.lent[0]);
+	RUN_UNTIL(port, receives[2].finals == 1);
+	for (int i = 0; i < 3; i++)
+		proa_give_back(receives[i].lent[0]);
+	close_ends(port, &ends);
+	proa_pool_close(wide);
+	proa_pool_close(narrow);
+	test_close(port);
+}
+
 /* Buffers of a handle that was closed count for no later handle of its number. */
 TEST(11, "share", a_share_is_of_one_life)
 {
