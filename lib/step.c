@@ -17,10 +17,13 @@
 /* ---- the end ---------------------------------------------------------------------- */
 
 /* Has it done all that it was asked, so that its chain goes on? */
-static bool op_fulfilled(const struct proa_op *op, int32_t result)
+static bool op_fulfilled(const struct proa_op *op, const struct handle *handle, int32_t result)
 {
 	if (result < 0 || (op->options_ & OPT_BROKEN))
 		return false;
+	/* A datagram is all that can come, and one of no bytes ends nothing. */
+	if (handle != NULL && handle->type == HANDLE_DATAGRAM)
+		return true;
 	switch (op->kind_) {
 	case PROA_OP_RECV:
 		return (op->flags_ & PROA_ALL) ? flight(op)->moved == op->length_ : result > 0;
@@ -47,8 +50,8 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 {
 	struct proa_op *next = op->next_;
 	proa_handle fd = op->handle_;
-	bool fulfilled = next != NULL && op_fulfilled(op, result);
 	struct handle *handle = handle_find(port, fd);
+	bool fulfilled = next != NULL && op_fulfilled(op, handle, result);
 	struct proa_op **list = op_list_of(port, op, handle);
 
 	assert(op->state_ != OP_IDLE && op->state_ != OP_READY);

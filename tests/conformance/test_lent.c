@@ -1583,6 +1583,36 @@ TEST(12, "zero length", empty_datagrams_end_nothing)
 	test_close(port);
 }
 
+TEST(12, "zero length", empty_datagram_breaks_no_chain)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 100, 8, 8, 8);
+	struct proa_address here, there;
+	proa_handle ours = udp_ours(port, "127.0.0.1:0", &here);
+	int peer = udp_peer(AF_INET, &there);
+	struct record records[3];
+	char bytes[8];
+
+	for (int i = 0; i < 3; i++)
+		record_init(&records[i], port);
+	proa_prep_recv(&records[0].op, ours, bytes, sizeof(bytes), PROA_ALL);
+	proa_prep_recv_lent(&records[1].op, ours, pool, 0);
+	proa_prep_timer(&records[2].op, 0);
+	proa_link(&records[0].op, &records[1].op, recorded);
+	proa_link(&records[1].op, &records[2].op, recorded);
+	record_submit(&records[0]);
+	udp_send(peer, "", 0, &here);
+	udp_send(peer, "", 0, &here);
+	RUN_UNTIL(port, records[2].finals == 1);
+	for (int i = 0; i < 3; i++)
+		CHECK_INT(records[i].last, 0);
+	proa_give_back(records[1].lent[0]);
+	close_handle(port, ours);
+	close(peer);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(12, "cut", datagram_longer_than_the_buffer)
 {
 	struct proa_port *port = test_port();
