@@ -326,6 +326,21 @@ bool handle_close_take(struct proa_port *port, struct proa_completion *c)
 	return true;
 }
 
+/* Is there a close in a chain that has yet to come to it? */
+static bool close_is_linked(const struct handle *handle)
+{
+	const struct proa_op *op = handle->others;
+
+	if (op == NULL)
+		return false;
+	do {
+		if (op->kind_ == PROA_OP_CLOSE)
+			return true;
+		op = flight(op)->next;
+	} while (op != handle->others);
+	return false;
+}
+
 int proa_release(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle = handle_find(port, fd);
@@ -334,7 +349,7 @@ int proa_release(struct proa_port *port, proa_handle fd)
 		return PROA_EINVAL;
 	if (handle == NULL || ((handle->state & HANDLE_TIED) == 0 && handle_idle(handle)))
 		return system_is_open(fd) ? 0 : PROA_EBADF;
-	if (handle->state & HANDLE_CLOSING)
+	if ((handle->state & HANDLE_CLOSING) || close_is_linked(handle))
 		return PROA_EBUSY;
 	while (!handle_idle(handle)) {
 		op_cancel_list(port, &handle->sends, OPT_NO_MORE);

@@ -109,7 +109,7 @@ PROA_API int proa_discard(struct proa_port *port, proa_handle handle);
 /* Cancels what is in flight on the handle and returns when the kernel holds nothing
  * of it (final completions follow): for those who must close it themselves. From the
  * port's thread. 0, PROA_EBADF if it is not this port's, PROA_EBUSY if it is being
- * closed. */
+ * closed, or a chain in flight is to close it. */
 PROA_API int proa_release(struct proa_port *port, proa_handle handle);
 
 /* A descriptor that is readable when proa_run_once(port, 0) has work: to sit in

@@ -1207,6 +1207,27 @@ TEST(18, "release", idle_handles_and_what_had_come)
 	test_close(port);
 }
 
+/* A close can't be cancelled: a handle that a chain is to close is not to be had. */
+TEST(18, "release", handle_that_a_chain_closes)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	struct record timer, close_;
+
+	record_init(&timer, port);
+	record_init(&close_, port);
+	proa_prep_timer(&timer.op, 50 * PROA_MILLISECOND);
+	proa_prep_close(&close_.op, ends.ours, 0);
+	proa_link(&timer.op, &close_.op, recorded);
+	record_submit(&timer);
+	CHECK_INT(proa_release(port, ends.ours), PROA_EBUSY);
+	RUN_UNTIL(port, close_.finals == 1);
+	CHECK_INT(timer.last, 0);
+	CHECK_INT(close_.last, 0);
+	close(ends.peer);
+	test_close(port);
+}
+
 /* ---- Rule 18: flags of shared descriptors; blocking ones ---- */
 
 TEST(18, "flags", inherited_flags_stay)
