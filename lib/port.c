@@ -106,6 +106,24 @@ static void mend(struct proa_port *port, const struct proa_op *op)
 		handle->tears = 0; /* the count was lost at the most there is */
 }
 
+/* From a close's submit on its handle's other ops have final completions alone: what
+ * carries something was taken back by ready_purge(), the rest is passed over. */
+static bool is_overtaken(struct proa_port *port, const struct proa_completion *c)
+{
+	const struct handle *handle;
+
+	if (c->op == NULL)
+		return true; /* taken back */
+	if (LIKELY((c->flags & PROA_MORE) == 0))
+		return false;
+	handle = handle_find(port, c->op->handle_);
+	if (handle == NULL || LIKELY((handle->state & HANDLE_CLOSING) == 0) ||
+		is_valued(c->op, c->result, c->flags))
+		return false;
+	port->stats.completed--;
+	return true;
+}
+
 /* The next completion that is to be handed over. The op of a final one is the
  * caller's from here on. */
 static bool port_take(struct proa_port *port, struct proa_completion *c)
@@ -115,7 +133,7 @@ static bool port_take(struct proa_port *port, struct proa_completion *c)
 	do {
 		if (!ready_pop(&port->ready, c))
 			return false;
-	} while (UNLIKELY(c->op == NULL));
+	} while (UNLIKELY(is_overtaken(port, c)));
 	op = c->op;
 	if (UNLIKELY(op->kind_ == PROA_OP_CLOSE && op->handle_ >= 0) && !handle_close_take(port, c))
 		return port_take(port, c);

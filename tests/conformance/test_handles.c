@@ -759,6 +759,39 @@ TEST(17, "completes last", close_runs_on_a_shut_port)
 
 /* ---- Rule 17: what is made a handle's own ---- */
 
+/* Polls, timers and signals, too, tell nothing more once the close is submitted: not
+ * even what was queued before. */
+TEST(17, "final completions alone", nothing_more_behind_a_close)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = tcp_ends();
+	struct record poll, interval, close_;
+	struct proa_completion c;
+
+	record_init(&poll, port);
+	record_init(&interval, port);
+	record_init(&close_, port);
+	proa_prep_poll_multi(&poll.op, ends.ours, PROA_WRITABLE);
+	record_submit(&poll);
+	proa_prep_interval(&interval.op, 0, PROA_MILLISECOND);
+	proa_op_with(&interval.op, ends.ours);
+	record_submit(&interval);
+	for (int i = 0; i < 5; i++) { /* more is ready than is taken */
+		test_sleep(2 * PROA_MILLISECOND);
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+		CHECK(c.flags & PROA_MORE);
+	}
+	proa_prep_close(&close_.op, ends.ours, 0);
+	record_submit(&close_);
+	do {
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+		CHECK_INT(c.flags & PROA_MORE, 0);
+	} while (c.op != &close_.op);
+	CHECK(!proa_op_pending(&poll.op) && !proa_op_pending(&interval.op));
+	close(ends.peer);
+	test_close(port);
+}
+
 TEST(17, "ops of a handle", they_work_as_ever)
 {
 	struct proa_port *port = test_port();
