@@ -23,7 +23,8 @@ struct lent {
 	_Atomic(uint32_t) holders;
 	uint32_t id;
 	int32_t handle; /* lent to; -1: taken by hand */
-	uint8_t generation, on_loan, is_free, unused;
+	uint8_t generation, on_loan, is_free;
+	uint8_t sender_length; /* of the address before its bytes; 0: none */
 };
 _Static_assert(sizeof(struct lent) <= sizeof(((struct proa_buffer *)0)->room_), "lent fits room_");
 
@@ -216,6 +217,7 @@ struct proa_buffer *pool_take_free(struct proa_pool *pool)
 	lent(buffer)->is_free = 0;
 	pool->free = lent(buffer)->next;
 	pool->free_count--;
+	lent(buffer)->sender_length = 0;
 	buffer->data = buffer_start(pool, buffer);
 	buffer->length = 0;
 	return buffer;
@@ -428,19 +430,23 @@ struct proa_buffer *proa_lent(const struct proa_completion *c)
 	return pool_buffer(c->op->buffer_, LENT_ID(c->flags));
 }
 
+void pool_set_sender(struct proa_buffer *buffer, size_t length)
+{
+	_Static_assert(sizeof(struct sockaddr_storage) <= POOL_ADDRESS_ROOM &&
+			       POOL_ADDRESS_ROOM <= UINT8_MAX,
+		"an address fits, and its length");
+	lent(buffer)->sender_length =
+		(uint8_t)(length < POOL_ADDRESS_ROOM ? length : POOL_ADDRESS_ROOM);
+}
+
 int proa_lent_from(const struct proa_buffer *buffer, struct proa_address *out)
 {
 	const struct lent *l = lent(buffer);
-	const unsigned char *room = buffer_start(l->pool, buffer) - POOL_ADDRESS_ROOM;
 
-	_Static_assert(sizeof(struct sockaddr_storage) <= POOL_ADDRESS_ROOM, "an address fits");
 	memset(out, 0, sizeof *out);
-	memcpy(&out->to, room, sizeof(struct sockaddr_storage));
-	out->length =
-		(uint32_t)(out->to.any.sa_family == AF_INET    ? sizeof(struct sockaddr_in)
-			   : out->to.any.sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
-							       : sizeof(struct sockaddr_storage));
-	return out->to.any.sa_family == AF_UNSPEC ? PROA_EINVAL : 0;
+	out->length = l->sender_length;
+	memcpy(&out->to, buffer_start(l->pool, buffer) - POOL_ADDRESS_ROOM, out->length);
+	return out->length == 0 ? PROA_EINVAL : 0;
 }
 
 uint32_t proa_join(struct proa_buffer *into, struct proa_buffer *from)

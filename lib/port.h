@@ -539,6 +539,8 @@ bool pool_is_ample(const struct proa_pool *pool);
 bool pool_is_empty(const struct proa_pool *pool);
 /* The engine took free buffers for the kernel, or got some back. */
 void pool_provided(struct proa_pool *pool, int more);
+/* A datagram's sender is in the room before the buffer's bytes: its length. */
+void pool_set_sender(struct proa_buffer *buffer, size_t length);
 uint32_t pool_id(const struct proa_buffer *buffer);
 struct proa_buffer *pool_buffer(const struct proa_pool *pool, uint32_t id);
 /* What RECV_LENT and RECV_MULTI do when an attempt has ended: true, go on. */

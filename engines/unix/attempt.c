@@ -252,8 +252,9 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 		message.msg_iovlen = 1;
 		message.msg_name = buffer->data - POOL_ADDRESS_ROOM;
 		message.msg_namelen = POOL_ADDRESS_ROOM;
-		memset(message.msg_name, 0, sizeof(struct sockaddr));
 		n = read_datagram(port, op->handle_, &message, 0, &cut);
+		if (n >= 0)
+			pool_set_sender(buffer, message.msg_namelen);
 	} else {
 		n = read_some(port, handle, op->handle_, buffer->data, buffer->size, 0);
 	}

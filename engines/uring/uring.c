@@ -50,8 +50,7 @@ static int32_t open_envelope(struct proa_port *port, struct proa_op *op, int32_t
 static void keep_sender(struct proa_buffer *buffer, const struct envelope *envelope)
 {
 	memcpy(buffer->data - POOL_ADDRESS_ROOM, &envelope->sender, sizeof envelope->sender);
-	if (envelope->message.msg_namelen == 0)
-		memset(buffer->data - POOL_ADDRESS_ROOM, 0, sizeof(struct sockaddr));
+	pool_set_sender(buffer, envelope->message.msg_namelen);
 }
 
 /* For a datagram without bytes the kernel takes no buffer; but who sent it is to

@@ -241,10 +241,11 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 	if (handle->type == HANDLE_DATAGRAM) {
 		struct sockaddr *from = (struct sockaddr *)(buffer->data - POOL_ADDRESS_ROOM);
 
-		memset(from, 0, sizeof *from);
 		slice.data = buffer->data;
 		slice.length = buffer->size;
 		n = read_datagram(port, op->handle_, &slice, 1, from, &length, false, &cut);
+		if ((n >= 0 || cut) && length > 0)
+			pool_set_sender(buffer, (size_t)length);
 	} else if (is_socket(handle)) {
 		n = read_some(port, op->handle_, buffer->data, buffer->size, 0);
 	} else {

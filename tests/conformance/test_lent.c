@@ -1536,6 +1536,52 @@ TEST(12, "senders", unix_datagrams)
 	test_close(port);
 }
 
+/* Addresses of UNIX sockets differ in length: what is answered to has to be exact. */
+TEST(12, "senders", lent_unix_datagrams)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 100, 8, 8, 8);
+	struct proa_address here, there, from;
+	char where[256], bytes[16];
+	struct record record;
+	proa_handle ours;
+	int peer, nameless = CHECK_SYSTEM(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+
+	snprintf(where, sizeof(where), "unix:%s", test_path("ours"));
+	ours = udp_ours(port, where, &here);
+	record_init(&record, port);
+	for (int abstract = 0; abstract < 2; abstract++) {
+		peer = CHECK_SYSTEM(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+		if (abstract)
+			snprintf(where, sizeof(where), "unix:@proa-test-%d", (int)getpid());
+		else
+			snprintf(where, sizeof(where), "unix:%s", test_path("peer"));
+		if (proa_address_parse(&there, where) < 0 ||
+			bind(peer, &there.to.any, there.length) < 0)
+			SKIP("no abstract names here");
+		start_lent(&record, ours, pool);
+		udp_send(peer, "hello", 5, &here);
+		RUN_UNTIL(port, record.finals == 1);
+		CHECK_INT(proa_lent_from(record.lent[0], &from), 0);
+		CHECK(same_address(&from, &there));
+		proa_give_back(record.lent[0]);
+		proa_prep_sendto(&record.op, ours, "back", 4, &from, 0);
+		CHECK_INT(record_run(&record), 4);
+		CHECK_INT(recv(peer, bytes, sizeof(bytes), 0), 4);
+		close(peer);
+	}
+	start_lent(&record, ours, pool);
+	udp_send(nameless, "who", 3, &here);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(proa_lent_from(record.lent[0], &from), PROA_EINVAL);
+	proa_give_back(record.lent[0]);
+	close_handle(port, ours);
+	close(nameless);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(12, "zero length", empty_datagrams_end_nothing)
 {
 	struct proa_port *port = test_port();
