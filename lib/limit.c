@@ -18,6 +18,14 @@ bool op_is_retried(const struct proa_op *op)
 	       op->kind_ == PROA_OP_SENDMSG;
 }
 
+/* Moves no bytes, so that their count is free to say when its time began: to be
+ * tried anew is no progress. */
+bool op_is_dated(const struct proa_op *op)
+{
+	return op_connects(op) || op->kind_ == PROA_OP_ACCEPT_MULTI || op->kind_ == PROA_OP_POLL ||
+	       op->kind_ == PROA_OP_POLL_MULTI;
+}
+
 /* When a timer itself is due: it moves no bytes, so their count is free. */
 static int64_t timer_own_due(const struct proa_op *op)
 {
@@ -33,13 +41,10 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 	if (op->timeout_ != PROA_FOREVER) {
 		int64_t at;
 
-		/* A connect has no progress short of the end: its time counts
-		 * from the start, however often the attempt is renewed. It moves
-		 * no bytes, so their count is free to say when that was. */
-		if (op_connects(op) && flight(op)->moved == 0)
+		if (op_is_dated(op) && flight(op)->moved == 0)
 			flight(op)->moved = (uint64_t)clock_now();
-		at = later(
-			op_connects(op) ? (int64_t)flight(op)->moved : clock_now(), op->timeout_);
+		at = later(op_is_dated(op) ? (int64_t)flight(op)->moved : clock_now(),
+			op->timeout_);
 		if ((op->options_ & (OPT_SHARE | OPT_POOL)) == 0 && at < due)
 			due = at;
 	}
@@ -58,11 +63,23 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 		       : timer_arm(&port->timers, op, due);
 }
 
+void op_progressed(struct proa_port *port, struct proa_op *op)
+{
+	if (op->timeout_ == PROA_FOREVER)
+		return;
+	if (op_is_dated(op))
+		flight(op)->moved = 0;
+	op_limit(port, op);
+}
+
 void proa_op_timeout(struct proa_op *op, int64_t ns)
 {
 	if (op->state_ != OP_IDLE && !port_enter(op->port, op))
 		return;
 	op->timeout_ = ns;
+	/* A connect has no progress short of its end: its time counts from the start. */
+	if (op->state_ != OP_IDLE && op_is_dated(op) && !op_connects(op))
+		flight(op)->moved = 0;
 	if (op->state_ != OP_IDLE && op->state_ != OP_LINKED && op->state_ != OP_READY &&
 		op->state_ != OP_POSTED) {
 		if (op_limit(op->port, op) < 0)

@@ -505,6 +505,9 @@ bool op_is_timer(const struct proa_op *op);
 void timer_begin(struct proa_port *port, struct proa_op *op);
 /* May it be paused for a while, so that argument_ says until when? */
 bool op_is_retried(const struct proa_op *op);
+bool op_is_dated(const struct proa_op *op);
+/* Completions are progress: its time begins again. */
+void op_progressed(struct proa_port *port, struct proa_op *op);
 /* Sets the timer to what limits the op in time, counted from now. */
 int op_limit(struct proa_port *port, struct proa_op *op);
 /* Its place in the heap has come up. */

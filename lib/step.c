@@ -59,7 +59,7 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 		result = PROA_ETIMEDOUT;
 	if (op->timer_ != 0)
 		timer_disarm(&port->timers, op);
-	if (op->state_ == OP_TIMING || op_connects(op))
+	if (op->state_ == OP_TIMING || op_is_dated(op))
 		flight(op)->moved = 0;
 	if (op->options_ & OPT_STARVED)
 		port->starved--;
@@ -141,6 +141,7 @@ static void accept_starve(struct proa_port *port, struct proa_op *op, int32_t er
 			op->options_ |= OPT_STARVED;
 			port->starved++;
 			port_complete(port, op, error, PROA_MORE);
+			flight(op)->moved = 0;
 		}
 		op->length_ = STARVED_FIRST / 2;
 	}
@@ -159,8 +160,7 @@ static void accept_fed(struct proa_port *port, struct proa_op *op)
 		op->length_ = 0;
 		op->argument_ = 0;
 	}
-	if (op->timeout_ != PROA_FOREVER)
-		op_limit(port, op);
+	op_progressed(port, op);
 }
 
 static int32_t accepted(struct proa_port *port, struct proa_op *op, int32_t fd)
@@ -269,8 +269,7 @@ static bool step_poll(struct proa_port *port, struct proa_op *op, int32_t result
 	if (op->kind_ == PROA_OP_POLL_MULTI && result >= 0) {
 		if ((op->options_ & OPT_NO_MORE) == 0 && port_has_room(port))
 			port_complete(port, op, result, PROA_MORE);
-		if (op->timeout_ != PROA_FOREVER)
-			op_limit(port, op);
+		op_progressed(port, op);
 		if (flags & PROA_MORE)
 			return false;
 		if ((op->options_ & OPT_CANCEL) == 0)

@@ -379,7 +379,7 @@ TEST(13, "want of descriptors", paused_accept_ends)
 {
 	struct proa_port *port = test_port();
 
-	for (int way = 0; way < 3; way++) {
+	for (int way = 0; way < 4; way++) {
 		struct proa_address address;
 		proa_handle listener = listen_here(port, &address);
 		struct accepting accepting;
@@ -396,6 +396,11 @@ TEST(13, "want of descriptors", paused_accept_ends)
 		} else if (way == 1) {
 			proa_op_deadline(
 				&accepting.record.op, test_clock() + 30 * PROA_MILLISECOND);
+			RUN_UNTIL(port, accepting.record.finals == 1);
+			CHECK_INT(accepting.record.last, PROA_ETIMEDOUT);
+		} else if (way == 2) {
+			/* By then it looks again each second, which is no progress. */
+			proa_op_timeout(&accepting.record.op, 1500 * PROA_MILLISECOND);
 			RUN_UNTIL(port, accepting.record.finals == 1);
 			CHECK_INT(accepting.record.last, PROA_ETIMEDOUT);
 		}

@@ -51,6 +51,38 @@ TEST(15, "timeout", timeout_is_never_early)
 	test_close(port);
 }
 
+/* An engine that looks again now and then makes no progress by it. */
+TEST(15, "timeout", poll_of_a_stuck_stream_times_out)
+{
+	struct proa_port *port = test_port();
+
+	for (int multi = 0; multi < 2; multi++) {
+		struct ends ends = tcp_ends();
+		struct record fill, record;
+		static char bytes[8 << 20];
+
+		record_init(&fill, port);
+		record_init(&record, port);
+		proa_prep_send(&fill.op, ends.ours, bytes, sizeof(bytes), 0);
+		record_submit(&fill);
+		CHECK_SYSTEM(shutdown(ends.peer, SHUT_WR));
+		run_quiet(port);
+		CHECK_INT(fill.finals, 0);
+		if (multi)
+			proa_prep_poll_multi(&record.op, ends.ours, PROA_WRITABLE);
+		else
+			proa_prep_poll(&record.op, ends.ours, PROA_WRITABLE);
+		proa_op_timeout(&record.op, 50 * MS);
+		record_submit(&record);
+		expect_time_out(port, &record, test_clock(), 0);
+		CHECK_INT(proa_op_count(&record.op), 0);
+		close_handle(port, ends.ours);
+		CHECK_INT(fill.finals, 1);
+		close(ends.peer);
+	}
+	test_close(port);
+}
+
 TEST(15, "zero and what lies in the past", limits_that_have_passed_already)
 {
 	struct proa_port *port = test_port();
