@@ -154,18 +154,12 @@ int lane_gather(struct proa_port *port, struct proa_op *head, struct proa_slice 
 	return used;
 }
 
-/* Bytes have gone out: what is limited in time by progress begins anew. */
-static void lane_progress(struct proa_port *port, struct handle *handle, struct proa_op *head)
+void flush_progress(struct proa_port *port, struct handle *handle)
 {
-	struct proa_op *close;
+	struct proa_op *close = flight(handle->others)->prev;
 
-	if (head->timeout_ != PROA_FOREVER)
-		op_limit(port, head);
-	if (handle->state & HANDLE_FLUSHING) {
-		close = flight(handle->others)->prev;
-		if (close->timeout_ != PROA_FOREVER)
-			op_limit(port, close);
-	}
+	if (close->timeout_ != PROA_FOREVER)
+		op_limit(port, close);
 }
 
 /* Gives `bytes` to the sends at the head of the lane that took them; ends those
@@ -176,15 +170,17 @@ static void lane_credit(struct proa_port *port, struct handle *handle, uint64_t 
 	uint64_t left;
 	bool some;
 
-	if (bytes > 0 &&
-		((handle->state & HANDLE_FLUSHING) || handle->sends->timeout_ != PROA_FOREVER))
-		lane_progress(port, handle, handle->sends);
+	if (bytes > 0 && (handle->state & HANDLE_FLUSHING))
+		flush_progress(port, handle);
 	do {
 		op = handle->sends;
 		left = op_length(op) - flight(op)->moved;
 		some = (op->flags_ & PROA_SOME) && bytes > 0;
 		if (left > bytes && !some) {
 			flight(op)->moved += bytes;
+			/* The head, or one of those that were gathered behind it. */
+			if (bytes > 0 && op->timeout_ != PROA_FOREVER)
+				op_limit(port, op);
 			return;
 		}
 		if (left > bytes)
@@ -226,7 +222,7 @@ void lane_sent(struct proa_port *port, struct handle *handle, int32_t result)
 		    head->length_ - flight(head)->moved == (uint32_t)result)) {
 		flight(head)->moved = head->length_;
 		if (UNLIKELY(handle->state & HANDLE_FLUSHING))
-			lane_progress(port, handle, head);
+			flush_progress(port, handle);
 		op_end(port, head, (int32_t)head->length_, 0);
 		return;
 	}

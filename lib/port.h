@@ -525,6 +525,8 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 /* The attempt at the head of the send lane, and what it gathered, gave
  * `result`: ends those that are done, and starts what is next. */
 void lane_sent(struct proa_port *port, struct handle *handle, int32_t result);
+/* Sends go out that a close waits for: its time begins again. */
+void flush_progress(struct proa_port *port, struct handle *handle);
 /* Ends `op` with `result` and, in a send lane, all behind it with ECANCELED. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result);
 

@@ -57,7 +57,7 @@ TEST(15, "timeout", poll_of_a_stuck_stream_times_out)
 	struct proa_port *port = test_port();
 
 	for (int multi = 0; multi < 2; multi++) {
-		struct ends ends = tcp_ends();
+		struct ends ends = pair_ends();
 		struct record fill, record;
 		static char bytes[8 << 20];
 
@@ -224,6 +224,43 @@ TEST(15, "progress restarts it", progress_restarts_a_send)
 	CHECK_INT(reader.wrong, UINT64_MAX);
 	close(ends.peer);
 	free(bytes);
+	test_close(port);
+}
+
+/* A send that goes out in part together with the one before it has made progress. */
+TEST(15, "progress restarts it", progress_restarts_a_send_behind_another)
+{
+	enum { TOTAL = 1 << 20 };
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	int64_t limit = scaled(500 * MS);
+	struct record first, second;
+	struct peer_reader reader = { .fd = ends.peer };
+	static char bytes[TOTAL];
+
+	shrink_buffers(&ends);
+	while (send(ends.ours, bytes, 4096, MSG_DONTWAIT) > 0)
+		;
+	record_init(&first, port);
+	record_init(&second, port);
+	proa_prep_send(&first.op, ends.ours, bytes, 1000, 0);
+	record_submit(&first);
+	proa_prep_send(&second.op, ends.ours, bytes, TOTAL, 0);
+	proa_op_timeout(&second.op, limit);
+	record_submit(&second);
+	run_for(port, limit * 6 / 10);
+	while (first.finals == 0) {
+		CHECK(peer_drain(ends.peer, bytes, TOTAL) >= 0);
+		run_for(port, MS);
+	}
+	run_for(port, limit * 6 / 10);
+	CHECK_INT(second.finals, 0);
+	peer_reader_start(&reader);
+	RUN_UNTIL(port, second.finals == 1);
+	CHECK_INT(second.last, TOTAL);
+	close_handle(port, ends.ours);
+	peer_reader_join(&reader);
+	close(ends.peer);
 	test_close(port);
 }
 
