@@ -187,6 +187,11 @@ static bool is_multi(const struct proa_op *op)
 	       op->kind_ == PROA_OP_POLL_MULTI;
 }
 
+static bool is_poll(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI;
+}
+
 /* Lets it wait for the system's word. */
 static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
@@ -202,6 +207,10 @@ static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct h
 		return STEP_STARTED;
 	}
 	error = enroll(port, attempt_descriptor(op), handle, op_direction(op));
+	/* epoll does not take what is always ready. A poll of such a file waits for
+	 * nothing that could be told; one that goes on is on the list of the hot. */
+	if (error == PROA_EPERM && is_poll(op))
+		return STEP_STARTED;
 	return error < 0 ? error : STEP_STARTED;
 }
 
@@ -229,8 +238,7 @@ static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *f
 	fd = attempt_descriptor(op);
 	handle = handle_find(port, fd);
 	bits = op_direction(op);
-	if (op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI ||
-		(handle->engine & UNREADY(bits)) == 0)
+	if (is_poll(op) || (handle->engine & UNREADY(bits)) == 0)
 		result = emu_try(port, op, handle, false, flags);
 	if (result == STEP_LATER)
 		return PROA_EAGAIN;
@@ -277,7 +285,7 @@ static bool serve_op(struct proa_port *port, int fd, struct handle *handle, stru
 		result = emu_try(port, op, handle, service->told, &flags);
 		service->told = false;
 		if (result == PROA_EAGAIN)
-			return op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI;
+			return is_poll(op);
 		if (result == STEP_TO_WORKER) {
 			op_to_worker(port, op);
 			return true;

@@ -1044,6 +1044,32 @@ TEST(18, "ties", attach_ties_and_detach_unties)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(18, "ties", polls_of_files, "Windows polls sockets alone")
+#else
+/* A file is always ready, on every engine, however often one asks. */
+TEST(18, "ties", polls_of_files)
+{
+	struct proa_port *port = test_port();
+	int file = CHECK_SYSTEM(open(test_path("file"), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+	struct record poll;
+
+	record_init(&poll, port);
+	proa_prep_poll(&poll.op, file, PROA_READABLE | PROA_WRITABLE);
+	CHECK_INT(record_run(&poll), PROA_READABLE | PROA_WRITABLE);
+	proa_prep_poll_multi(&poll.op, file, PROA_READABLE);
+	record_submit(&poll);
+	RUN_UNTIL(port, poll.count >= 3);
+	CHECK_INT(poll.last, PROA_READABLE);
+	CHECK_INT(poll.finals, 0);
+	proa_cancel(&poll.op);
+	RUN_UNTIL(port, poll.finals == 1);
+	CHECK_INT(poll.last, PROA_ECANCELED);
+	close(file);
+	test_close(port);
+}
+#endif
+
 TEST(18, "ties", polls_tie_nothing)
 {
 	struct proa_port *port = test_port(), *other = test_port();
