@@ -27,6 +27,8 @@
 #define EMU_UNTRUSTED 0x10u /* short reads prove nothing */
 #define EMU_HOT       0x20u /* on the list of those to be served again */
 #define EMU_ASKED     0x40u /* on the list of those to be asked now and then */
+#define EMU_END       0x80u /* registered for its end alone */
+#define EMU_SET       (EMU_IN | EMU_OUT | EMU_END)
 
 /* One handle's share of a turn. */
 #define SHARE 16
@@ -72,7 +74,8 @@ static struct world *world_of(struct proa_port *port)
 static short registered(const struct handle *handle)
 {
 	return (short)(((handle->engine & EMU_IN) ? IN_EVENTS : 0) |
-		       ((handle->engine & EMU_OUT) ? OUT_EVENTS : 0));
+		       ((handle->engine & EMU_OUT) ? OUT_EVENTS : 0) |
+		       ((handle->engine & EMU_END) ? POLLHUP : 0));
 }
 
 /* Sees to it that the backend reports `fd` in the directions of `bits`. */
@@ -83,7 +86,7 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 	/* What others made they may have closed, and the number be another's:
 	 * the backend's entry went with it, unseen. */
 	bool check = (handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 &&
-		     (handle->engine & (EMU_IN | EMU_OUT));
+		     (handle->engine & EMU_SET);
 	short before = registered(handle);
 	int error;
 
@@ -136,12 +139,16 @@ static uint8_t direction(short events)
 
 #define UNREADY(bits) ((uint8_t)((bits) << 2)) /* EMU_IN to EMU_NO_IN, and so on */
 
-/* What an op waits for. */
+/* What an op waits for: of polls that ask for no direction, the end of both. */
 static uint8_t op_direction(const struct proa_op *op)
 {
 	unsigned kind = op_kinds[op->kind_];
+	uint8_t bits;
 
-	return (kind & K_RECV) ? EMU_IN : (kind & K_SEND) ? EMU_OUT : direction(attempt_events(op));
+	if (kind & (K_RECV | K_SEND))
+		return (kind & K_RECV) ? EMU_IN : EMU_OUT;
+	bits = direction(attempt_events(op));
+	return bits == 0 ? EMU_END : bits;
 }
 
 /* What a successful try says of the handle. */
@@ -196,6 +203,7 @@ static bool is_poll(const struct proa_op *op)
 static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
 	struct world *world = world_of(port);
+	uint8_t bits;
 	int32_t error;
 
 	if (UNLIKELY(world->reactor->sockets_only && handle->type == HANDLE_PIPE)) {
@@ -206,7 +214,17 @@ static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct h
 			port->turn_due = later(clock_now(), ASK_FIRST);
 		return STEP_STARTED;
 	}
-	error = enroll(port, attempt_descriptor(op), handle, op_direction(op));
+	bits = op_direction(op);
+	if (UNLIKELY(bits == EMU_END)) {
+		if (world->reactor->no_end) {
+			op_retry_later(port, op);
+			return STEP_STARTED;
+		}
+		/* A registration in any direction reports it, and edges cost little. */
+		if (world->reactor->edge)
+			bits = EMU_IN | EMU_OUT;
+	}
+	error = enroll(port, attempt_descriptor(op), handle, bits);
 	/* epoll does not take what is always ready. A poll of such a file waits for
 	 * nothing that could be told; one that goes on is on the list of the hot. */
 	if (error == PROA_EPERM && is_poll(op))
@@ -383,13 +401,13 @@ static void narrow(struct proa_port *port, int fd, struct handle *handle)
 	if (waits(handle->sends, EMU_OUT) ||
 		((handle->state & HANDLE_PRIVATE) && waits(handle->sends, EMU_IN)))
 		bits |= (handle->state & HANDLE_PRIVATE) ? op_direction(handle->sends) : EMU_OUT;
-	while (op != NULL && bits != (EMU_IN | EMU_OUT)) {
+	while (op != NULL && (bits & (EMU_IN | EMU_OUT)) != (EMU_IN | EMU_OUT)) {
 		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd &&
 			!is_file_kind(op, handle))
 			bits |= op_direction(op);
 		op = flight(op)->next == handle->others ? NULL : flight(op)->next;
 	}
-	handle->engine = (uint8_t)((handle->engine & ~(EMU_IN | EMU_OUT)) | bits);
+	handle->engine = (uint8_t)((handle->engine & ~EMU_SET) | bits);
 	if (registered(handle) != before) {
 		port->stats.system_calls++;
 		world->reactor->set(
@@ -416,7 +434,8 @@ static void serve(struct proa_port *port, int fd, struct handle *handle, bool ag
 			else if (waits(handle->recvs, EMU_IN))
 				serve_op(port, fd, handle, handle->recvs, &service);
 			if (UNLIKELY(handle->others != NULL))
-				serve_list(port, fd, handle, &handle->others, EMU_IN, &service);
+				serve_list(port, fd, handle, &handle->others, EMU_IN | EMU_END,
+					&service);
 		}
 		service.share = SHARE;
 		service.told = !again;
@@ -428,7 +447,7 @@ static void serve(struct proa_port *port, int fd, struct handle *handle, bool ag
 		}
 	}
 	if (!world_of(port)->reactor->edge && handle->generation == generation &&
-		(handle->engine & (EMU_IN | EMU_OUT)))
+		(handle->engine & EMU_SET))
 		narrow(port, fd, handle);
 }
 
@@ -592,7 +611,7 @@ static void emu_forget(struct proa_port *port, proa_handle fd, struct handle *ha
 	if (world->reactor->closing != NULL &&
 		(handle->state & (HANDLE_CLOSING | HANDLE_PRIVATE))) {
 		world->reactor->closing(world->backend, fd);
-	} else if (!certain && (handle->engine & (EMU_IN | EMU_OUT))) {
+	} else if (!certain && (handle->engine & EMU_SET)) {
 		port->stats.system_calls++;
 		world->reactor->set(
 			world->backend, fd, handle->generation, registered(handle), 0, true);

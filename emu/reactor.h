@@ -22,6 +22,7 @@ struct reactor_event {
 struct reactor {
 	const char *name;
 	bool edge; /* reports changes alone, and keeps what is set for life */
+	bool no_end; /* can't wait for an end (POLLHUP) alone */
 	bool sockets_only; /* what else can't be waited for is asked now and then */
 
 	int (*open)(void **world, char *why, size_t size);

@@ -192,6 +192,7 @@ static int select_descriptor(void *world)
 const struct reactor select_reactor = {
 	.name = "select",
 	.edge = false,
+	.no_end = true,
 	.open = select_start,
 	.close = select_stop,
 	.set = select_set,

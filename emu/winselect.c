@@ -129,6 +129,7 @@ static int select_descriptor(void *world)
 const struct reactor select_reactor = {
 	.name = "select",
 	.edge = false,
+	.no_end = true,
 	.sockets_only = true,
 	.open = select_start,
 	.close = select_stop,

@@ -177,6 +177,7 @@ static int poll_descriptor(void *world)
 const struct reactor poll_reactor = {
 	.name = "poll",
 	.edge = false,
+	.no_end = true, /* WSAPoll() refuses POLLHUP as a wish */
 	.sockets_only = true,
 	.open = poll_start,
 	.close = poll_stop,

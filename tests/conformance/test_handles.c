@@ -1070,6 +1070,39 @@ TEST(18, "ties", polls_of_files)
 }
 #endif
 
+/* PROA_HANGUP need not be asked for, and may be all that is. */
+TEST(18, "ties", polls_for_the_end_alone)
+{
+	struct proa_port *port = test_port();
+
+	for (int multi = 0; multi < 2; multi++) {
+		struct ends ends = tcp_ends();
+		struct record poll;
+		int64_t used = test_cpu();
+
+		record_init(&poll, port);
+		if (multi)
+			proa_prep_poll_multi(&poll.op, ends.ours, PROA_HANGUP);
+		else
+			proa_prep_poll(&poll.op, ends.ours, PROA_HANGUP);
+		record_submit(&poll);
+		peer_write(ends.peer, "there is data", 13);
+		run_for(port, 100 * PROA_MILLISECOND);
+		CHECK_INT(poll.count, 0);
+		CHECK(test_cpu() - used < 60 * PROA_MILLISECOND * test_factor());
+		close(ends.peer);
+		run_quiet(port);
+		CHECK_INT(poll.count, 0); /* one direction is left */
+		CHECK_SYSTEM(shutdown(ends.ours, SHUT_WR));
+		RUN_UNTIL(port, poll.count > 0);
+		CHECK_INT(poll.results[0], PROA_HANGUP);
+		proa_cancel(&poll.op);
+		RUN_UNTIL(port, poll.finals == 1);
+		close_handle(port, ends.ours);
+	}
+	test_close(port);
+}
+
 TEST(18, "ties", polls_tie_nothing)
 {
 	struct proa_port *port = test_port(), *other = test_port();
