@@ -209,6 +209,33 @@ TEST_SLOW(26, "whole transfers", large_write_and_read)
 	free(bytes);
 }
 
+#ifndef F_SETLEASE
+NOT_HERE(26, "open", open_waits_for_a_lease, "no leases here")
+#else
+/* Its holder is told by a signal, and gives it up in its own time. */
+TEST(26, "open", open_waits_for_a_lease)
+{
+	struct proa_port *port = test_port();
+	struct record open_;
+	int file = CHECK_SYSTEM(open(test_path("file"), O_RDONLY | O_CREAT | O_CLOEXEC, 0600));
+
+	signal(SIGIO, SIG_IGN);
+	if (fcntl(file, F_SETLEASE, F_RDLCK) < 0)
+		SKIP("no leases on this file system");
+	record_init(&open_, port);
+	proa_prep_open(&open_.op, test_path("file"), PROA_OPEN_WRITE, 0);
+	record_submit(&open_);
+	run_for(port, 50 * PROA_MILLISECOND);
+	CHECK_INT(open_.finals, 0);
+	CHECK_SYSTEM(fcntl(file, F_SETLEASE, F_UNLCK));
+	RUN_UNTIL(port, open_.finals == 1);
+	CHECK(open_.last >= 0);
+	close_handle(port, open_.last);
+	close(file);
+	test_close(port);
+}
+#endif
+
 TEST(26, "whole transfers", offsets_of_64_bits)
 {
 	const uint64_t far = (UINT64_C(5) << 30) + 3;
