@@ -247,11 +247,17 @@ static int32_t start_send(struct proa_port *port, struct proa_op *op)
 	}
 	scratch->message =
 		(struct msghdr) { .msg_iov = scratch->slices, .msg_iovlen = (size_t)count };
-	if (op->kind_ == PROA_OP_SENDMSG && flight(op)->moved == 0) {
+	if (op->kind_ == PROA_OP_SENDMSG) {
 		struct proa_message *message = op->buffer_;
 
-		scratch->message.msg_control = message->control;
-		scratch->message.msg_controllen = message->control_length;
+		if (message->peer.length > 0) { /* UNIX streams refuse it: EISCONN */
+			scratch->message.msg_name = &message->peer.to;
+			scratch->message.msg_namelen = message->peer.length;
+		}
+		if (flight(op)->moved == 0) {
+			scratch->message.msg_control = message->control;
+			scratch->message.msg_controllen = message->control_length;
+		}
 	}
 	sqe->opcode = IORING_OP_SENDMSG;
 	sqe->addr = (uint64_t)(uintptr_t)&scratch->message;

@@ -2174,6 +2174,27 @@ TEST(12, "messages", long_message_on_a_stream)
 	free(got);
 }
 
+/* What sendmsg(2) says to an address on a connected stream is not lost on the way. */
+TEST(12, "messages", message_on_a_stream_with_an_address)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+	struct ends ends = unix_ends_of(SOCK_STREAM);
+	struct proa_slice slice = SLICE("abc", 3);
+	struct proa_message message = { .slices = &slice, .slice_count = 1 };
+	struct record record;
+
+	record_init(&record, port);
+	CHECK_INT(proa_address_parse(&message.peer, "unix:/nobody/is/here"), 0);
+	proa_prep_sendmsg(&record.op, ends.ours, &message, 0);
+	CHECK_INT(record_run(&record), PROA_EISCONN);
+	message.peer.length = 0;
+	proa_prep_sendmsg(&record.op, ends.ours, &message, 0);
+	CHECK_INT(record_run(&record), 3);
+	close_ends(port, &ends);
+	test_close(port);
+}
+
 TEST(12, "messages", message_knows_its_sender)
 {
 	struct proa_port *port = test_port();
