@@ -164,6 +164,12 @@ void proa_dispatch(const struct proa_completion *c)
 	port->dispatching = outer;
 }
 
+/* A handle that only the result tells of. */
+static bool is_opened(const struct proa_op *op, int32_t result)
+{
+	return (op->kind_ == PROA_OP_DIAL || op->kind_ == PROA_OP_OPEN) && result >= 0;
+}
+
 /* Hands over what is ready now, and no more: what callbacks add waits until the
  * system has been looked at. */
 static int port_dispatch(struct proa_port *port)
@@ -177,7 +183,7 @@ static int port_dispatch(struct proa_port *port)
 		n++;
 		if (c.op->done_ != NULL)
 			c.op->done_(c.op, &c);
-		else if (is_valued(c.op, c.result, c.flags))
+		else if (is_valued(c.op, c.result, c.flags) || is_opened(c.op, c.result))
 			take_back(port, c.op, c.result, c.flags); /* nobody else will */
 		if (UNLIKELY(atomic_load_explicit(&port->stopped, memory_order_relaxed)))
 			break;

@@ -324,6 +324,38 @@ static int32_t slow_job(void *argument)
 	return atomic_fetch_add(&jobs_ended, 1) + 1;
 }
 
+/* Nobody can close what nobody was told of. */
+TEST(19, "nothing is lost at the end", opened_handles_at_the_end)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(16, &address);
+	struct record dial, open_, beside;
+	struct proa_completion c;
+
+	record_init(&dial, port);
+	record_init(&open_, port);
+	record_init(&beside, port);
+	proa_prep_dial(&dial.op, &address, 0);
+	proa_submit(&dial.op, NULL);
+	proa_prep_open(&open_.op, test_path("file"), PROA_OPEN_WRITE | PROA_OPEN_CREATE, 0600);
+	proa_submit(&open_.op, NULL);
+	/* Both have ended, and are not dequeued. */
+	for (int i = 0; i < 20; i++) {
+		proa_prep_timer(&beside.op, 0);
+		proa_submit(&beside.op, NULL);
+		test_sleep(2 * MS);
+		if (proa_wait(port, &c, 1, PROA_SECOND) != 1 || c.op != &beside.op)
+			break;
+	}
+	CHECK(c.op == &dial.op || c.op == &open_.op);
+	CHECK(c.result >= 0);
+	CHECK_INT(proa_discard(port, c.result), 0);
+	test_sleep(20 * MS);
+	CHECK_INT(proa_port_close(port), 0);
+	close(listener); /* the harness counts what is open */
+}
+
 TEST(19, "jobs that have begun are waited for", port_close_waits_for_jobs)
 {
 	struct proa_port_options options = { .workers = 2 };
