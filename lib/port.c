@@ -747,12 +747,20 @@ typedef void told_fn(struct proa_op *op, void *data);
 
 static void make_idle(struct proa_op *op, told_fn *each, void *data)
 {
-	op->state_ = OP_IDLE;
-	op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
-	op->timer_ = 0;
-	op->next_ = NULL;
-	if (each != NULL)
-		each(op, data);
+	struct proa_op *next;
+
+	for (; op != NULL; op = next) {
+		/* What is linked behind a close is on no list: see chain_admit(). */
+		next = op->next_;
+		if (next != NULL && flight(next)->prev != NULL)
+			next = NULL;
+		op->state_ = OP_IDLE;
+		op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
+		op->timer_ = 0;
+		op->next_ = NULL;
+		if (each != NULL)
+			each(op, data);
+	}
 }
 
 static void idle_list(struct proa_op **list, told_fn *each, void *data)

@@ -1786,6 +1786,42 @@ TEST(25, "nothing else is allowed", fork_and_misuse)
 	test_close(port);
 }
 
+/* An op that is linked behind a close waits on no list of its handle's. */
+TEST(25, "the child starts afresh", fork_with_a_chain_behind_a_close)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	struct record closing, timer, send_, last;
+	struct heard heard = { .count = 0 };
+	pid_t pid;
+
+	record_init(&closing, port);
+	record_init(&timer, port);
+	record_init(&send_, port);
+	record_init(&last, port);
+	proa_prep_close(&closing.op, ends.ours, 0);
+	record_submit(&closing);
+	proa_prep_timer(&timer.op, NEVER);
+	proa_prep_send(&send_.op, ends.ours, "x", 1, 0);
+	proa_prep_timer(&last.op, 0);
+	proa_link(&timer.op, &send_.op, recorded);
+	proa_link(&send_.op, &last.op, recorded);
+	record_submit(&timer);
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) {
+		CHECK_INT(proa_port_after_fork(port, hear, &heard), 0);
+		CHECK_INT(heard.count, 4);
+		CHECK(!proa_op_pending(&send_.op) && !proa_op_pending(&last.op));
+		test_close(port);
+		_exit(0);
+	}
+	CHECK_INT(wait_for(pid), 0);
+	proa_cancel(&timer.op);
+	RUN_UNTIL(port, last.finals == 1 && closing.finals == 1);
+	close(ends.peer);
+	test_close(port);
+}
+
 TEST(25, "many forks", fork_of_a_fork)
 {
 	struct proa_port *port = test_port();
