@@ -781,6 +781,11 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	struct proa_op *op, *next;
 	int fd;
 
+	for (op = port->beginning; op != NULL; op = next) {
+		next = flight(op)->is.behind;
+		if (flight(op)->prev == NULL)
+			make_idle(op, each, data); /* on no list: as above */
+	}
 	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		if (handle->state & HANDLE_PRIVATE) /* its op is on another list as well */
@@ -800,11 +805,13 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	}
 }
 
-/* What a forked child can let go of without touching what it shares. */
+/* What a forked child can let go of without touching what it shares. Of a port that
+ * could not start afresh nothing is left but the pools. */
 static void port_strip(struct proa_port *port, told_fn *each, void *data)
 {
 	idle_all(port, each, data);
-	port->engine->abandon(port);
+	if (port->world != NULL)
+		port->engine->abandon(port);
 	workers_abandon(port->workers);
 	port->workers = NULL;
 	pools_detach(port);
@@ -827,25 +834,35 @@ void proa_port_abandon(struct proa_port *port)
 
 int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
 {
-	struct proa_port_options options = { .engine = NULL };
+	struct proa_port_options options = { .engine = port->engine->name };
 	struct proa_pool *pools = port->pools;
+	const struct engine *engine = port->engine;
+	unsigned generation = port->fork_generation;
 	char why[sizeof port->why];
 	int error;
 
-	if (port->fork_generation == process_generation)
+	if (generation == process_generation)
 		return PROA_EINVAL;
 	port_strip(port, each, data);
-	options.engine = port->engine->name;
 	options.max_inflight = port->max_inflight;
 	options.workers = port->worker_limit;
 	memcpy(why, port->why, sizeof why);
 	port_prepare(port, &options);
 	port->owner = thread_self();
-	if (!ready_reserve(&port->ready))
-		return PROA_ENOMEM;
-	error = engine_choose(port, &options, open_why, sizeof open_why);
+	error = ready_reserve(&port->ready)
+			? engine_choose(port, &options, open_why, sizeof open_why)
+			: PROA_ENOMEM;
 	memcpy(port->why, why, sizeof why);
-	if (error == 0)
+	if (error == 0) {
 		pools_adopt(port, pools);
+		return 0;
+	}
+	/* It is as it was, but that it has let go: to try once more, or to abandon. */
+	wake_close(port);
+	port->wake_handle = port->wake_write = -1;
+	ready_free(&port->ready);
+	port->engine = engine;
+	port->pools = pools;
+	port->fork_generation = generation;
 	return error;
 }

@@ -175,8 +175,9 @@ PROA_API void proa_blocking_end(struct proa_port *port);
 
 /* In a forked child this or proa_port_abandon() is the only call allowed: starts
  * afresh with an engine of the same kind. All ops that were in flight become idle,
- * without a completion; `each`, if not NULL, is told of every one. 0 or an error;
- * PROA_EINVAL in the parent. */
+ * without a completion; `each`, if not NULL, is told of every one. 0 or an error,
+ * after which it may be called again, or the port be abandoned; PROA_EINVAL in the
+ * parent. */
 PROA_API int proa_port_after_fork(
 	struct proa_port *port, void (*each)(struct proa_op *op, void *data), void *data);
 

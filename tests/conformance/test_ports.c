@@ -1541,6 +1541,8 @@ NOT_HERE(25, "the child starts afresh", fork_and_start_afresh, "no fork on Windo
 NOT_HERE(25, "the child abandons the port", fork_and_abandon, "no fork on Windows")
 NOT_HERE(25, "nothing else is allowed", fork_and_misuse, "no fork on Windows")
 NOT_HERE(25, "many forks", fork_of_a_fork, "no fork on Windows")
+NOT_HERE(25, "the child starts afresh", fork_with_a_chain_behind_a_close, "no fork on Windows")
+NOT_HERE(25, "the child starts afresh", fork_without_descriptors, "no fork on Windows")
 #else
 
 static int64_t scaled_ms(int64_t ms)
@@ -1819,6 +1821,53 @@ TEST(25, "the child starts afresh", fork_with_a_chain_behind_a_close)
 	proa_cancel(&timer.op);
 	RUN_UNTIL(port, last.finals == 1 && closing.finals == 1);
 	close(ends.peer);
+	test_close(port);
+}
+
+/* A child that has no descriptors left may try once more, or give up. */
+TEST(25, "the child starts afresh", fork_without_descriptors)
+{
+	struct proa_port *port = test_port();
+	struct heard heard = { .count = 0 };
+	struct proa_pool *pool;
+	struct record record;
+	pid_t pid;
+
+	record_init(&record, port);
+	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
+	proa_prep_timer(&record.op, NEVER);
+	record_submit(&record);
+	for (int again = 0; again < 2; again++) {
+		pid = CHECK_SYSTEM(fork());
+		if (pid == 0) {
+			struct rlimit before, none;
+
+			CHECK_SYSTEM(getrlimit(RLIMIT_NOFILE, &before));
+			none = before;
+			none.rlim_cur = 0;
+			CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &none));
+			CHECK_INT(proa_port_after_fork(port, hear, &heard), PROA_EMFILE);
+			CHECK_INT(heard.count, 1);
+			CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &before));
+			if (again) {
+				CHECK_INT(proa_port_after_fork(port, hear, &heard), 0);
+				CHECK_INT(heard.count, 1);
+				proa_prep_timer(&record.op, 0);
+				CHECK_INT(record_run(&record), 0);
+				proa_give_back(proa_pool_take(pool));
+				proa_pool_close(pool);
+				test_close(port);
+			} else {
+				proa_port_abandon(port);
+				proa_pool_close(pool);
+			}
+			_exit(0);
+		}
+		CHECK_INT(wait_for(pid), 0);
+	}
+	proa_timer_move(&record.op, 0);
+	RUN_UNTIL(port, record.finals == 1);
+	proa_pool_close(pool);
 	test_close(port);
 }
 
