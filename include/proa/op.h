@@ -147,8 +147,10 @@ enum proa_kind {
 static inline void proa_prep_(struct proa_op *op, enum proa_kind kind, proa_handle handle,
 	const void *buffer, size_t length, uint64_t argument, uint32_t flags)
 {
-	if (op->state_ != 0)
+	if (op->state_ != 0) {
 		proa_misuse("an op was prepared while in flight", op);
+		return; /* the library has it */
+	}
 	op->kind_ = (uint8_t)kind;
 	op->options_ = 0;
 	op->flags_ = flags;

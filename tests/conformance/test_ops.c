@@ -1172,6 +1172,44 @@ TEST(3, "misuse: prep, submit, post in flight", misuse_of_an_op_in_flight)
 	test_close(port);
 }
 
+static unsigned misuses;
+
+static void count_misuse(const char *what, const struct proa_op *op)
+{
+	(void)what;
+	(void)op;
+	misuses++;
+}
+
+/* A handler may return: the op in flight is as it was. */
+TEST(3, "misuse: prep, submit, post in flight", misuse_leaves_the_op_alone)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	struct record record;
+	char byte = 0;
+
+	record_init(&record, port);
+	proa_prep_recv(&record.op, ends.ours, &byte, 1, 0);
+	record_submit(&record);
+	proa_on_misuse(count_misuse);
+	proa_prep_timer(&record.op, 0);
+	proa_prep_close(&record.op, ends.peer, 0);
+	CHECK_INT(proa_submit(&record.op, NULL), 0);
+	proa_post(port, &record.op, 7, NULL);
+	CHECK_INT(misuses, 4);
+	proa_on_misuse(NULL);
+	run_quiet(port);
+	CHECK_INT(record.finals, 0);
+	peer_write(ends.peer, "x", 1);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, 1);
+	CHECK_INT(byte, 'x');
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	test_close(port);
+}
+
 TEST(3, "misuse: an op that was not readied", misuse_of_an_op_without_a_port)
 {
 	struct proa_op op;
