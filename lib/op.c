@@ -38,12 +38,16 @@ const uint8_t op_kinds[] = {
 	[PROA_OP_CHILD] = 0,
 };
 
+/* Too much is too much: the sum must not begin again at 0. */
 static uint64_t slices_length(const struct proa_slice *slices, size_t count)
 {
 	uint64_t bytes = 0;
 
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
+		if (slices[i].length > UINT64_MAX - bytes)
+			return UINT64_MAX;
 		bytes += slices[i].length;
+	}
 	return bytes;
 }
 

@@ -260,6 +260,9 @@ TEST(8, "lengths", length_out_of_range)
 	{
 		struct ends ends = maker->make(false), away = maker->make(true);
 		struct proa_slice halves[2] = { SLICE(&byte, MOST), SLICE(&byte, 1) };
+		const size_t quarter = sizeof(halves[0].length) < 8 ? 1u << 30 : SIZE_MAX / 4 + 1;
+		struct proa_slice quarters[5] = { SLICE(&byte, quarter), SLICE(&byte, quarter),
+			SLICE(&byte, quarter), SLICE(&byte, quarter), SLICE(&byte, 1) };
 		struct record record;
 
 		printf("%s\n", maker->name);
@@ -275,6 +278,8 @@ TEST(8, "lengths", length_out_of_range)
 		proa_prep_send(&record.op, away.ours, &byte, (size_t)MOST + 1, 0);
 		CHECK_INT(record_run(&record), PROA_EINVAL);
 		proa_prep_sendv(&record.op, away.ours, halves, 2, 0);
+		CHECK_INT(record_run(&record), PROA_EINVAL);
+		proa_prep_sendv(&record.op, away.ours, quarters, 5, 0); /* 1 in 64 bits */
 		CHECK_INT(record_run(&record), PROA_EINVAL);
 		CHECK_INT(proa_op_count(&record.op), 0);
 		/* Nothing was taken, nothing was sent, both still work. */
