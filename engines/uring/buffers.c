@@ -3,6 +3,7 @@
  * such rings, receives go by readiness and take a buffer when data is there. */
 #include "engines/uring/uring.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -31,7 +32,7 @@ static struct ring_pool *ring_pool_new(struct uring *uring, struct proa_pool *po
 {
 	struct ring_pool *made = calloc(1, sizeof *made);
 	struct io_uring_buf_reg reg = { 0 };
-	int group = group_take(uring);
+	int group = group_take(uring), error;
 
 	if (made == NULL || group < 0)
 		goto failed;
@@ -46,8 +47,11 @@ static struct ring_pool *ring_pool_new(struct uring *uring, struct proa_pool *po
 	reg.ring_addr = (uint64_t)(uintptr_t)made->ring;
 	reg.ring_entries = made->entries;
 	reg.bgid = made->group;
-	if (io_uring_register_buf_ring(&uring->ring, &reg, 0) == 0)
+	error = io_uring_register_buf_ring(&uring->ring, &reg, 0);
+	if (error == 0)
 		return made;
+	if (error == -EINVAL) /* Linux before 5.19 */
+		uring->can &= ~CAN_BUFFERS;
 	munmap(made->ring, made->size);
 failed:
 	if (group >= 0)

@@ -8,6 +8,7 @@
 
 /* linux/io_uring.h's enum names can't be asked for by the preprocessor; these
  * are the numbers of the ABI. */
+#define KERNEL_OP_SEND_ZC   47 /* 6.0 */
 #define KERNEL_OP_FTRUNCATE 55 /* 6.9 */
 
 #ifndef IORING_SETUP_SINGLE_ISSUER

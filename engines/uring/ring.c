@@ -81,6 +81,21 @@ static void probe(struct uring *uring)
 	io_uring_free_probe(found);
 }
 
+/* What the kernel tells that it can't do. Multishot has no flag of its own: before it
+ * came, a request with that bit ended with EINVAL, which may be a request's own error
+ * (and would come in the place of a cancel's). So it is known by its contemporaries. */
+static void take_away(struct uring *uring)
+{
+	unsigned features = uring->ring.features;
+
+	if ((features & IORING_FEAT_EXT_ARG) == 0)
+		uring->can &= ~CAN_EXT_ARG;
+	if ((features & IORING_FEAT_RSRC_TAGS) == 0) /* 5.13, both */
+		uring->can &= ~CAN_POLL_MULTI;
+	if ((uring->supported >> KERNEL_OP_SEND_ZC & 1) == 0) /* 6.0, as receives; accepts 5.19 */
+		uring->can &= ~CAN_MULTI;
+}
+
 int ring_open(struct proa_port *port, struct uring *uring, const struct proa_port_options *options,
 	char *why, size_t size)
 {
@@ -117,11 +132,10 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 	}
 	if ((flag_sets[i] & IORING_SETUP_DEFER_TASKRUN) == 0)
 		uring->can &= ~CAN_DEFER;
-	if ((uring->ring.features & IORING_FEAT_EXT_ARG) == 0)
-		uring->can &= ~CAN_EXT_ARG;
-	uring->can &= ~off;
 	io_uring_ring_dontfork(&uring->ring);
 	probe(uring);
+	take_away(uring);
+	uring->can &= ~off;
 	for (unsigned at = 0; at < sq->ring_entries; at++)
 		sq->array[at] = at;
 	uring->tail = *sq->ktail;

@@ -107,16 +107,10 @@ static void lent_filled(struct proa_port *port, struct proa_op *op, const struct
 static bool lent_refused(
 	struct proa_port *port, struct proa_op *op, const struct handle *handle, int32_t result)
 {
-	struct uring *uring = uring_of(port);
 	int32_t started;
 
 	if (handle->type == HANDLE_DATAGRAM && (op->options_ & U_DIRECT) == 0 && result < 0)
-		envelope_put(uring, flight(op)->is.engine);
-	if (result == -EINVAL && op->kind_ == PROA_OP_RECV_MULTI && (uring->can & CAN_MULTI)) {
-		uring->can &= ~CAN_MULTI; /* Linux before 6.0 */
-		op_start(port, op);
-		return true;
-	}
+		envelope_put(uring_of(port), flight(op)->is.engine);
 	if (result != -ENOBUFS || (op->options_ & (OPT_CANCEL | OPT_SHARE)))
 		return false;
 	if (op->options_ & U_FIRST)
@@ -156,7 +150,6 @@ static void lent_completed(
 static void op_completed(
 	struct proa_port *port, struct proa_op *op, int32_t result, unsigned cqe_flags)
 {
-	struct uring *uring = uring_of(port);
 	const struct handle *handle;
 
 	switch (op->kind_) {
@@ -173,15 +166,6 @@ static void op_completed(
 		if (handle->type == HANDLE_DATAGRAM && result > (int64_t)op->length_) {
 			flight(op)->moved = op->length_;
 			result = PROA_EMSGSIZE;
-		}
-		break;
-	case PROA_OP_ACCEPT_MULTI:
-		/* No listener, or Linux before 5.19: a try tells which. */
-		if (result == -EINVAL && (uring->can & CAN_MULTI) &&
-			(op->options_ & OPT_CANCEL) == 0) {
-			op->options_ |= U_DIRECT;
-			op_start(port, op);
-			return;
 		}
 		break;
 	case PROA_OP_OPEN:
