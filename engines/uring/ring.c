@@ -68,17 +68,19 @@ static int setup(struct uring *uring, unsigned entries, unsigned flags)
 	return error;
 }
 
-static void probe(struct uring *uring)
+/* False if there is no asking. */
+static bool probe(struct uring *uring)
 {
 	struct io_uring_probe *found = io_uring_get_probe_ring(&uring->ring);
 
 	uring->supported = 0;
 	if (found == NULL)
-		return;
+		return false;
 	for (int op = 0; op < 64; op++)
 		if (io_uring_opcode_supported(found, op))
 			uring->supported |= UINT64_C(1) << op;
 	io_uring_free_probe(found);
+	return true;
 }
 
 /* What the kernel tells that it can't do. Multishot has no flag of its own: before it
@@ -113,6 +115,11 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 		if ((off & CAN_DEFER) && i < 2)
 			continue;
 		error = setup(uring, entries, flag_sets[i]);
+		/* Where io_uring_register() is forbidden nothing enables a ring. */
+		if (error == 0 && !probe(uring) && (flag_sets[i] & IORING_SETUP_R_DISABLED)) {
+			io_uring_queue_exit(&uring->ring);
+			continue;
+		}
 		if (error != -EINVAL)
 			break;
 	}
@@ -133,7 +140,6 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 	if ((flag_sets[i] & IORING_SETUP_DEFER_TASKRUN) == 0)
 		uring->can &= ~CAN_DEFER;
 	io_uring_ring_dontfork(&uring->ring);
-	probe(uring);
 	take_away(uring);
 	uring->can &= ~off;
 	for (unsigned at = 0; at < sq->ring_entries; at++)
