@@ -59,6 +59,10 @@ void system_outer_close(struct proa_port *port);
  * its file has been read ahead, an error that it can't be. */
 int32_t file_run(struct proa_op *op);
 #define FILE_WARMED (INT32_MIN + 0x8000)
+/* RECV_LENT and RECV_MULTI come with a buffer in op->length_, into which file_run()
+ * reads; or with 0: it waits then until there is something to read, and says so by
+ * FILE_READABLE. */
+#define FILE_READABLE (INT32_MIN + 0x8001)
 #ifdef _WIN32
 /* Port's thread: `op` is to end, and a worker has begun it. A call of its that waits
  * for a peer, on a pipe or a console, returns with PROA_ECANCELED. */

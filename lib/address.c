@@ -239,11 +239,19 @@ int proa_address_text(const struct proa_address *address, char *text, size_t siz
 	return (int)length;
 }
 
-static int address_error(void)
+static int address_error(proa_handle handle)
 {
 #ifdef _WIN32
-	return proa_error_from_system((unsigned long)WSAGetLastError());
+	int code = WSAGetLastError();
+	DWORD flags;
+
+	/* Winsock says so of what is not open, too. Negative numbers are pseudo-handles. */
+	if (code == WSAENOTSOCK &&
+		(handle < 0 || !GetHandleInformation((HANDLE)(intptr_t)handle, &flags)))
+		return PROA_EBADF;
+	return proa_error_from_system((unsigned long)code);
 #else
+	(void)handle;
 	return proa_error_from_system((unsigned long)errno);
 #endif
 }
@@ -258,7 +266,7 @@ static int ask_address(proa_handle handle, bool peer, struct proa_address *out)
 	code = peer ? getpeername(SOCKET_OF(handle), &address.to.any, &length)
 		    : getsockname(SOCKET_OF(handle), &address.to.any, &length);
 	if (code < 0)
-		return address_error();
+		return address_error(handle);
 	if ((size_t)length > sizeof address.to.storage)
 		length = sizeof address.to.storage;
 	address.length = (uint32_t)length;

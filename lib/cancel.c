@@ -28,8 +28,8 @@ static void worker_cancel(struct proa_port *port, struct proa_op *op)
 			 : CHILD_IS_TOLD && op->kind_ == PROA_OP_CHILD ? child_abandon(op)
 								       : workers_withdraw(port, op);
 
-	if (withdrawn)
-		op_stepped(port, op, PROA_ECANCELED, 0);
+	if (withdrawn) /* a lent receive may have a buffer, as if a worker had had it */
+		op_stepped(port, op, PROA_ECANCELED, op_lends(op) ? STEP_IS_FINAL : 0);
 	else if (op->handle_ != PROA_NO_HANDLE)
 		file_interrupt(op);
 }

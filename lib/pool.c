@@ -559,7 +559,7 @@ static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 			return;
 		pool_forget(op);
 		op_resume(port, op);
-	} while ((op->state_ == OP_ACTIVE || op->state_ == OP_PAUSED) && pool->free_count > 0);
+	} while (op->state_ != OP_READY && op->state_ != OP_IDLE && pool->free_count > 0);
 }
 
 static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,

@@ -439,6 +439,11 @@ static inline bool op_borrows(const struct proa_op *op)
 	return op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI;
 }
 
+static inline bool op_lends(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI;
+}
+
 /* op.c */
 /* Tickets: the serial number, and where to look for the op. */
 #define TICKET_HANDLE_BITS 24

@@ -280,6 +280,29 @@ static bool step_poll(struct proa_port *port, struct proa_op *op, int32_t result
 	return false;
 }
 
+/* A worker has waited for what a lent receive wants, or has read it into the buffer
+ * that it was given. True: start it again. */
+static bool step_lent(struct proa_port *port, struct proa_op *op, int32_t result)
+{
+	struct proa_buffer *buffer = (struct proa_buffer *)(uintptr_t)op->length_;
+	uint32_t flags = 0;
+
+	op->flags_ = 0; /* the result took their place; there are none */
+	op->length_ = 0;
+	op->state_ = OP_ACTIVE;
+	if (result == FILE_READABLE && (op->options_ & OPT_CANCEL) == 0)
+		return true;
+	if (result == FILE_READABLE)
+		result = PROA_ECANCELED;
+	if (buffer != NULL && result > 0) {
+		buffer->length = (uint32_t)result;
+		flags = LENT_FLAGS(pool_id(buffer));
+	} else if (buffer != NULL) {
+		pool_put_free(op->buffer_, buffer);
+	}
+	return pool_stepped(port, op, result, flags);
+}
+
 /* Done by a worker, or in its manner: whole, and counted. */
 static void step_final(struct proa_port *port, struct proa_op *op, int32_t result)
 {
@@ -312,6 +335,8 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 	struct handle *handle;
 
 	if (UNLIKELY(flags & STEP_IS_FINAL)) {
+		if (op_lends(op))
+			return step_lent(port, op, result);
 		step_final(port, op, result);
 		return op->state_ == OP_WARMED;
 	}

@@ -158,6 +158,26 @@ static int32_t start_pipe_lent(
 	return result;
 }
 
+/* A worker waits, without a buffer; then one reads into a buffer. Here no call is made
+ * on the pipe: it would wait for those of workers, as all do on a pipe that does not
+ * overlap. */
+static int32_t start_sync_lent(struct proa_op *op)
+{
+	struct proa_buffer *buffer;
+
+	if ((op->options_ & I_TOLD) == 0) {
+		op->options_ |= I_TOLD;
+		op->length_ = 0;
+		return STEP_TO_WORKER;
+	}
+	op->options_ &= (uint16_t)~I_TOLD;
+	buffer = pool_take_free(op->buffer_);
+	if (buffer == NULL)
+		return STEP_NO_BUFFER;
+	op->length_ = (size_t)(uintptr_t)buffer;
+	return STEP_TO_WORKER;
+}
+
 static int32_t pipe_move(struct proa_port *port, struct proa_op *op, struct handle *handle,
 	struct proa_slice slice, bool writing)
 {
@@ -177,7 +197,7 @@ int32_t start_pipe(
 	bool more;
 
 	if (handle->engine & I_SYNC)
-		return STEP_TO_WORKER;
+		return op_lends(op) ? start_sync_lent(op) : STEP_TO_WORKER;
 	switch (op->kind_) {
 	case PROA_OP_RECV:
 		slice.data = (char *)op->buffer_ + moved;

@@ -255,8 +255,10 @@ static bool drain(struct iocp *iocp)
 	ULONG count;
 
 	while (iocp->outstanding > 0 && GetTickCount64() < until) {
-		count = 0;
-		GetQueuedCompletionStatusEx(iocp->port, entries, TURN_MOST, &count, 100, FALSE);
+		/* A wait that ran out may say that it filled an entry. */
+		if (!GetQueuedCompletionStatusEx(
+			    iocp->port, entries, TURN_MOST, &count, 100, FALSE))
+			continue;
 		for (ULONG i = 0; i < count; i++) {
 			request = (struct request *)(void *)entries[i].lpOverlapped;
 			if (request != NULL && ((request->marks & MARK_DOUBTFUL) == 0 ||

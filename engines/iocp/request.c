@@ -131,9 +131,9 @@ static bool is_want(const struct iocp *iocp, DWORD code)
 		       code == ERROR_INVALID_USER_BUFFER);
 }
 
-/* A call that fails at once sends no packet, with one exception: what gave some of
- * a message and says that there was more is a warning to the kernel, and some
- * drivers' warnings send one (Winsock's fast path for datagrams differs there).
+/* A call that fails at once sends no packet, with one exception: that a message was
+ * longer than it might be is a warning to the kernel, and some drivers' warnings send
+ * one (Winsock's fast path for datagrams differs there; Wine's do, of sends, too).
  * So a packet of our own goes behind it: whichever comes first counts, and with
  * ours it is certain that no other will come. */
 static int32_t request_failed(
@@ -146,7 +146,7 @@ static int32_t request_failed(
 		if (request_post(iocp, request, KEY_CALL) == STEP_STARTED)
 			return STEP_STARTED;
 	}
-	if (op_receives(request->op) && (code == ERROR_MORE_DATA || code == WSAEMSGSIZE)) {
+	if (code == ERROR_MORE_DATA || code == WSAEMSGSIZE) {
 		request->marks |= MARK_DOUBTFUL;
 		if (request_post(iocp, request, KEY_BARRIER) == STEP_STARTED)
 			return STEP_STARTED;

@@ -399,6 +399,9 @@ static int32_t start_connect(
 
 	if (handle->type == HANDLE_DATAGRAM || (family != AF_INET && family != AF_INET6))
 		return start_direct(port, op, flags);
+	if (to->length <
+		(family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6)))
+		return PROA_EINVAL; /* ConnectEx() has several words for it */
 	call = connect_function(iocp_of(port), fd, handle);
 	if (call == NULL)
 		return start_direct(port, op, flags);

@@ -21,6 +21,8 @@
 #define FILE_MOST 0x7ffff000u
 /* Room for copies, on the stack of a worker. */
 #define FILE_ROOM (32u * 1024)
+/* What one call moves to or from a pipe: it tells of no progress until all is done. */
+#define PIPE_PART (16u * 1024)
 /* How much is read ahead of a sendfile at once. */
 #define FILE_WARM_MOST (1024u * 1024)
 
@@ -468,8 +470,11 @@ static int32_t transfer_run(struct proa_op *op, const struct transfer *transfer)
 
 	while (*moved < transfer->total) {
 		struct proa_slice rest = slice_after(transfer, *moved);
-		int32_t done =
-			move_once(transfer, rest.data, rest.length, transfer->offset + *moved);
+		int32_t done;
+
+		if (!transfer->placed && rest.length > PIPE_PART)
+			rest.length = PIPE_PART;
+		done = move_once(transfer, rest.data, rest.length, transfer->offset + *moved);
 
 		if (done < 0)
 			return done;
@@ -609,6 +614,48 @@ static int32_t receive(struct proa_op *op)
 	if (peek && GetFileType(windows_handle_of(op->handle_)) != FILE_TYPE_DISK)
 		return PROA_ESPIPE;
 	return stream_run(op, false, false, (op->flags_ & PROA_ALL) != 0, peek);
+}
+
+/* A read of no bytes ends when there is something, or the writer has gone. A write of
+ * none ends it too: so it looks. */
+static int32_t wait_readable(const struct transfer *transfer)
+{
+	char nowhere;
+	DWORD there = 0;
+	int32_t result;
+
+	do {
+		result = move_once(transfer, &nowhere, 0, 0);
+		if (result < 0)
+			return result;
+		if (!PeekNamedPipe(transfer->file, NULL, 0, NULL, &there, NULL))
+			return GetLastError() == ERROR_BROKEN_PIPE
+				       ? 0
+				       : file_error(windows_file(transfer->file), GetLastError());
+	} while (there == 0);
+	return FILE_READABLE;
+}
+
+/* See FILE_READABLE. */
+static int32_t receive_lent(struct proa_op *op)
+{
+	struct proa_buffer *buffer = (struct proa_buffer *)(uintptr_t)op->length_;
+	struct transfer transfer = { .file = windows_handle_of(op->handle_) };
+	struct waiter waiter;
+	int32_t result;
+
+	if (GetFileType(transfer.file) != FILE_TYPE_PIPE)
+		return PROA_EOPNOTSUPP; /* nothing tells of a console's bytes */
+	result = transfer_open(&transfer, false);
+	if (result < 0)
+		return result;
+	waiter_begin(&waiter, op);
+	transfer.waiter = &waiter;
+	result = buffer == NULL ? wait_readable(&transfer)
+				: move_once(&transfer, buffer->data, buffer->size, 0);
+	waiter_end(&waiter);
+	transfer_close(&transfer);
+	return result;
 }
 
 static int32_t send_all(struct proa_op *op, bool vector)
@@ -1040,6 +1087,9 @@ int32_t file_run(struct proa_op *op)
 		return transfer_at_offset(op, op->kind_ == PROA_OP_WRITEV, true);
 	case PROA_OP_RECV:
 		return receive(op);
+	case PROA_OP_RECV_LENT:
+	case PROA_OP_RECV_MULTI:
+		return receive_lent(op);
 	case PROA_OP_SEND:
 	case PROA_OP_SENDV:
 		return send_all(op, op->kind_ == PROA_OP_SENDV);

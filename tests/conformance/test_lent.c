@@ -1961,7 +1961,26 @@ TEST(12, "connected", connected_datagram_socket)
 	udp_send(peer, "defg", 4, &here);
 	proa_prep_recv(&record.op, ours, bytes, sizeof(bytes), 0);
 	CHECK_INT(record_run(&record), 4);
-	/* Nobody there any more: the refusal comes as a completion. */
+	close(peer);
+	close_handle(port, ours);
+	test_close(port);
+}
+
+/* Nobody there any more: the refusal comes as a completion. */
+TEST(12, "connected", connected_datagram_socket_is_refused)
+{
+	struct proa_port *port = test_port();
+	struct proa_address there;
+	int peer = udp_peer(AF_INET, &there);
+	proa_handle ours;
+	char bytes[8];
+	struct record record;
+
+	SKIP_ON_WINE("wine passes no word on that a port is unreachable");
+	record_init(&record, port);
+	CHECK_INT(proa_socket(port, &there, PROA_DATAGRAM, &ours), 0);
+	proa_prep_connect(&record.op, ours, &there, 0);
+	CHECK_INT(record_run(&record), 0);
 	close(peer);
 	proa_prep_send(&record.op, ours, "abc", 3, 0);
 	CHECK_INT(record_run(&record), 3);

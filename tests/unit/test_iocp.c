@@ -1,0 +1,168 @@
+/* engines/iocp: what its packets are, seen at the completion port itself. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <winsock2.h>
+#include <windows.h>
+
+#include <cmocka.h>
+
+#include <proa/proa.h>
+
+#include "engines/iocp/iocp.h"
+#include "lib/thread.h"
+
+static struct proa_port *open_port(void)
+{
+	struct proa_port *port;
+
+	assert_int_equal(proa_port_open(NULL, &port), 0);
+	assert_string_equal(proa_engine_name(port), "iocp");
+	return port;
+}
+
+/* The packets that lie in the port, taken out; how many of them were wakes. */
+static int take_packets(struct proa_port *port, int *wakes)
+{
+	OVERLAPPED_ENTRY entries[64];
+	ULONG count;
+	int all = 0;
+
+	*wakes = 0;
+	while (GetQueuedCompletionStatusEx(iocp_of(port)->port, entries, 64, &count, 50, FALSE)) {
+		all += (int)count;
+		for (ULONG i = 0; i < count; i++)
+			*wakes += entries[i].lpCompletionKey == KEY_WAKE;
+	}
+	return all;
+}
+
+#define POSTS 1000
+
+struct poster {
+	struct proa_port *port;
+	struct proa_op ops[POSTS];
+};
+
+static unsigned __stdcall post_all(void *argument)
+{
+	struct poster *poster = argument;
+
+	for (int i = 0; i < POSTS; i++)
+		proa_post(poster->port, &poster->ops[i], i, NULL);
+	for (int i = 0; i < POSTS; i++)
+		proa_wake(poster->port);
+	return 0;
+}
+
+/* A port that is asleep, as far as other threads know: see port_notify(). */
+static void wakes_are_one_packet(void **state)
+{
+	struct poster *poster = calloc(1, sizeof *poster);
+	int wakes, packets;
+	thread_id thread;
+
+	(void)state;
+	poster->port = open_port();
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < POSTS; i++)
+			proa_op_init(&poster->ops[i], poster->port, NULL);
+		for (int i = 0; i < 5; i++)
+			iocp_engine.wake(poster->port);
+		assert_int_equal(thread_start(&thread, post_all, poster), 0);
+		thread_join(thread);
+		packets = take_packets(poster->port, &wakes);
+		assert_int_equal(wakes, 1);
+		assert_int_equal(packets, 1);
+		/* As the engine does when it takes one: the next wake is a packet again. */
+		InterlockedExchange(&iocp_of(poster->port)->woken, 0);
+		assert_int_equal(proa_run(poster->port), 0);
+	}
+	proa_port_close(poster->port);
+	free(poster);
+}
+
+static void runs(struct proa_port *port, const struct proa_op *op)
+{
+	for (int i = 0; i < 200 && proa_op_pending(op); i++)
+		assert_true(proa_run_once(port, 50 * PROA_MILLISECOND) >= 0);
+	assert_false(proa_op_pending(op));
+}
+
+static int32_t result;
+
+static void note(struct proa_op *op, const struct proa_completion *c)
+{
+	(void)op;
+	result = c->result;
+}
+
+static int32_t run(struct proa_port *port, struct proa_op *op)
+{
+	proa_submit(op, note);
+	runs(port, op);
+	return result;
+}
+
+/* Every call that was made is accounted for when its op has ended: also those whose
+ * packet is in doubt (a datagram that was cut, or too long to go), and those that were
+ * cancelled. Else the port's end would wait, and give up its memory. */
+static void every_packet_is_counted(void **state)
+{
+	static char bytes[70000];
+	struct proa_port *port = open_port();
+	struct iocp *iocp = iocp_of(port);
+	struct proa_address here;
+	proa_handle fd, pair[2];
+	ULONGLONG before;
+	struct proa_op op;
+
+	(void)state;
+	proa_op_init(&op, port, NULL);
+	assert_int_equal(proa_address_parse(&here, "127.0.0.1:0"), 0);
+	assert_int_equal(proa_listen(port, "127.0.0.1:0",
+				 &(struct proa_listen_options) { .type = PROA_DATAGRAM }, &fd),
+		0);
+	assert_int_equal(proa_local_address(fd, &here), 0);
+	for (int i = 0; i < 20; i++) {
+		proa_prep_sendto(&op, fd, bytes, sizeof bytes, &here, 0);
+		assert_int_equal(run(port, &op), PROA_EMSGSIZE);
+		proa_prep_sendto(&op, fd, bytes, 100, &here, 0);
+		assert_int_equal(run(port, &op), 100);
+		proa_prep_recv(&op, fd, bytes, 10, 0);
+		assert_int_equal(run(port, &op), PROA_EMSGSIZE);
+	}
+	assert_int_equal(proa_pair(port, pair), 0);
+	for (int i = 0; i < 20; i++) {
+		proa_prep_recv(&op, pair[0], bytes, 10, 0);
+		proa_submit(&op, note);
+		proa_run_once(port, 0);
+		proa_cancel(&op);
+		runs(port, &op);
+		assert_int_equal(result, PROA_ECANCELED);
+	}
+	for (int i = 0; i < 20 && iocp->outstanding > 0; i++)
+		proa_run_once(port, 10 * PROA_MILLISECOND);
+	assert_int_equal(iocp->outstanding, 0);
+	proa_discard(port, fd);
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	before = GetTickCount64();
+	assert_int_equal(proa_port_close(port), 0);
+	assert_true(GetTickCount64() - before < 4000);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(wakes_are_one_packet),
+		cmocka_unit_test(every_packet_is_counted),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
