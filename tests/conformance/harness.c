@@ -176,15 +176,16 @@ static void CALLBACK hear_of_event(void *argument, BOOLEAN late)
 	(void)late;
 }
 
-/* The system's own thread pool, by which ends of children are told. */
+/* The system's own thread pool, by which ends of children are told. It ends its threads
+ * when they have had nothing to do for some seconds, and with them go handles that
+ * were counted: so it has something to wait for as long as the process is there. */
 static void warm_up_waits(void)
 {
-	HANDLE event = CreateEventA(NULL, TRUE, TRUE, NULL), wait;
+	HANDLE event = CreateEventA(NULL, TRUE, FALSE, NULL), wait;
 
-	CHECK(RegisterWaitForSingleObject(
-		&wait, event, hear_of_event, NULL, INFINITE, WT_EXECUTEONLYONCE));
-	UnregisterWaitEx(wait, INVALID_HANDLE_VALUE);
-	CloseHandle(event);
+	CHECK(event != NULL);
+	CHECK(RegisterWaitForSingleObject(&wait, event, hear_of_event, NULL, INFINITE,
+		WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD));
 }
 #endif
 

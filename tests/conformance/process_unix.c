@@ -279,6 +279,11 @@ int descriptors_note(struct descriptors **out)
 	return list_descriptors(&note);
 }
 
+int descriptors_all(void)
+{
+	return list_descriptors(NULL);
+}
+
 int descriptors_open(void)
 {
 	return list_descriptors(NULL);

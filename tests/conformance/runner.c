@@ -82,7 +82,7 @@ static void run_test(const char *name)
 	test_warm_up();
 	before = descriptors_note(&note);
 	test->run();
-	after = descriptors_open();
+	after = descriptors_all();
 	if (after != before) {
 		descriptors_differ(note);
 		test_fail(__FILE__, __LINE__,

@@ -63,6 +63,7 @@ _Noreturn void process_exit(int code);
 /* Open descriptors: their number, and a note of them to compare with. */
 struct descriptors;
 int descriptors_note(struct descriptors **out);
+int descriptors_all(void);
 /* Writes to stderr what differs from the note. */
 void descriptors_differ(const struct descriptors *note);
 

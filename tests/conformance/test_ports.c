@@ -922,10 +922,13 @@ TEST(22, "no wake is lost", each_post_wakes_a_sleeper)
  * keeps none. */
 static long long writes_made(void)
 {
-	FILE *file = fopen("/proc/thread-self/io", "re");
+	FILE *file = NULL;
 	long long count = -1;
 	char line[128];
 
+#ifndef _WIN32 /* wine would show what its own server gets */
+	file = fopen("/proc/thread-self/io", "re");
+#endif
 	while (file != NULL && fgets(line, sizeof(line), file) != NULL)
 		if (sscanf(line, "syscw: %lld", &count) == 1)
 			break;
