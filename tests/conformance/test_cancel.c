@@ -887,7 +887,8 @@ TEST(27, "timer, send, close", chain_of_timer_send_close)
 	proa_prep_recv(&recv.op, ends.ours, &byte, 1, 0);
 	record_submit(&recv);
 	run_for(port, 5 * PROA_MILLISECOND);
-	CHECK_INT(recv.count, 0);
+	if (test_clock() - start < SHORT) /* a slow machine may have come to the close */
+		CHECK_INT(recv.count, 0);
 	peer_reader_start(&reader);
 	CHECK_INT(proa_run(port), 0);
 	CHECK(test_clock() - start >= SHORT);

@@ -1396,7 +1396,7 @@ static void start_ticking(struct record *tick, struct proa_port *port)
 
 TEST(18, "blocking descriptors", never_block_the_port)
 {
-	const size_t length = 4 * MIB;
+	const size_t length = 16 * MIB;
 	unsigned char *bytes = malloc(length), *got = malloc(length);
 	struct proa_port *port = test_port();
 	struct record tick;
@@ -1471,7 +1471,7 @@ TEST(18, "blocking descriptors", never_block_the_port)
 /* Cancel and close of what waits on a blocking descriptor take no longer. */
 TEST(18, "blocking descriptors", waits_on_them_end)
 {
-	unsigned char *bytes = calloc(4, MIB);
+	unsigned char *bytes = calloc(16, MIB);
 	struct proa_port *port = test_port();
 
 	CHECK(bytes != NULL);
@@ -1486,7 +1486,7 @@ TEST(18, "blocking descriptors", waits_on_them_end)
 		record_init(&send, port);
 		proa_prep_recv(&receive.op, in.ours, room, sizeof(room), 0);
 		record_submit(&receive);
-		proa_prep_send(&send.op, out.ours, bytes, 4 * MIB, 0);
+		proa_prep_send(&send.op, out.ours, bytes, 16 * MIB, 0);
 		record_submit(&send);
 		run_quiet(port);
 		since = test_clock();
@@ -1497,7 +1497,7 @@ TEST(18, "blocking descriptors", waits_on_them_end)
 		CHECK_INT(send.last, PROA_ECANCELED);
 		proa_prep_recv(&receive.op, in.ours, room, sizeof(room), 0);
 		record_submit(&receive);
-		proa_prep_send(&send.op, out.ours, bytes, 4 * MIB, 0);
+		proa_prep_send(&send.op, out.ours, bytes, 16 * MIB, 0);
 		record_submit(&send);
 		CHECK(proa_run_once(port, 0) >= 0);
 		close_handle(port, in.ours);
