@@ -85,8 +85,8 @@ static int32_t enroll(struct proa_port *port, int fd, struct handle *handle, uin
 	uint8_t after = handle->engine | bits;
 	/* What others made they may have closed, and the number be another's:
 	 * the backend's entry went with it, unseen. */
-	bool check = (handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 &&
-		     (handle->engine & EMU_SET);
+	bool check =
+		(handle->state & (HANDLE_OURS | HANDLE_PRIVATE)) == 0 && (handle->engine & EMU_SET);
 	short before = registered(handle);
 	int error;
 
@@ -199,6 +199,18 @@ static bool is_poll(const struct proa_op *op)
 	return op->kind_ == PROA_OP_POLL || op->kind_ == PROA_OP_POLL_MULTI;
 }
 
+/* Backends may refuse what is always ready, such as files. A poll of it needs no word
+ * of theirs: it is served again in the next turn. */
+static bool is_ready_anyway(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	uint32_t flags = 0;
+
+	if (!is_poll(op) || attempt(port, op, false, &flags) < 0)
+		return false;
+	make_hot(port, op->handle_, handle);
+	return true;
+}
+
 /* Lets it wait for the system's word. */
 static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
@@ -225,11 +237,7 @@ static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct h
 			bits = EMU_IN | EMU_OUT;
 	}
 	error = enroll(port, attempt_descriptor(op), handle, bits);
-	/* epoll does not take what is always ready. A poll of such a file waits for
-	 * nothing that could be told; one that goes on is on the list of the hot. */
-	if (error == PROA_EPERM && is_poll(op))
-		return STEP_STARTED;
-	return error < 0 ? error : STEP_STARTED;
+	return error < 0 && !is_ready_anyway(port, op, handle) ? error : STEP_STARTED;
 }
 
 static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
@@ -451,11 +459,11 @@ static void serve(struct proa_port *port, int fd, struct handle *handle, bool ag
 		narrow(port, fd, handle);
 }
 
-/* Ends those of a list that wait in the direction of `bits`. */
+/* Ends those of its others that wait in the direction of `bits`. */
 static void refuse_list(
-	struct proa_port *port, int fd, struct proa_op **list, uint8_t bits, int32_t error)
+	struct proa_port *port, int fd, struct handle *handle, uint8_t bits, int32_t error)
 {
-	struct cursor at = { .next = *list, .outer = port->cursors };
+	struct cursor at = { .next = handle->others, .outer = port->cursors };
 	struct proa_op *op;
 	bool last;
 
@@ -466,7 +474,8 @@ static void refuse_list(
 	while ((op = at.next) != NULL) {
 		last = op == at.last;
 		at.next = last ? NULL : flight(op)->next;
-		if (waits(op, bits) && attempt_descriptor(op) == fd)
+		if (waits(op, bits) && attempt_descriptor(op) == fd &&
+			!is_ready_anyway(port, op, handle))
 			op_stepped(port, op, error, 0);
 		if (last)
 			break;
@@ -491,7 +500,7 @@ static void refused(struct proa_port *port, const struct reactor_event *event)
 		op_stepped(port, handle->recvs, error, 0);
 	if (waits(handle->sends, EMU_OUT & bits))
 		op_stepped(port, handle->sends, error, 0);
-	refuse_list(port, event->fd, &handle->others, bits, error);
+	refuse_list(port, event->fd, handle, bits, error);
 }
 
 static void reported(struct proa_port *port, const struct reactor_event *event)
