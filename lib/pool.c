@@ -141,7 +141,8 @@ static struct block *block_new(const struct proa_pool *pool, uint32_t count)
 
 	if (block == NULL)
 		return NULL;
-	block->memory = malloc((size_t)count * pool->stride);
+	if (count <= SIZE_MAX / pool->stride) /* it may not, where addresses have 32 bits */
+		block->memory = malloc((size_t)count * pool->stride);
 	if (block->memory != NULL)
 		return block;
 	free(block);

@@ -760,6 +760,29 @@ TEST(11, "share", single_receives_have_a_share_too)
 	test_close(port);
 }
 
+/* More than there are addresses for is too much memory, and no less than was asked. */
+TEST(11, "bad input", buffers_of_a_gigabyte)
+{
+	struct proa_pool_options options = { .buffer_size = 1u << 30, .count = 8 };
+	struct proa_port *port = test_port();
+	struct proa_pool *pool;
+	struct proa_buffer *buffer;
+	int error = proa_pool_open(port, &options, &pool);
+
+	if (error == 0) {
+		buffer = proa_pool_take(pool);
+		CHECK_INT(buffer->size, 1u << 30);
+		buffer->data[buffer->size - 1] = 1;
+		proa_give_back(buffer);
+		proa_pool_close(pool);
+	} else {
+		CHECK_INT(error, PROA_ENOMEM);
+	}
+	options.buffer_size++;
+	CHECK_INT(proa_pool_open(port, &options, &pool), PROA_EINVAL);
+	test_close(port);
+}
+
 /* A pool of another port is refused, and those behind go on. */
 TEST(11, "bad input", pool_of_another_port)
 {

@@ -970,6 +970,27 @@ static void stop_self(struct record *record, const struct proa_completion *c)
 		proa_cancel(&record->op);
 }
 
+/* What does not fit 32 bits is a long time, and what is past is at once. */
+TEST(20, "an interval's first tick", interval_starts_after_seconds)
+{
+	struct proa_port *port = test_port();
+	struct record late, past;
+
+	record_init(&late, port);
+	record_init(&past, port);
+	proa_prep_interval(&late.op, (INT64_C(1) << 34) + 1, MS);
+	record_submit(&late);
+	proa_prep_interval(&past.op, -1, NEVER);
+	record_submit(&past);
+	RUN_UNTIL(port, past.count == 1);
+	run_for(port, 50 * MS);
+	CHECK_INT(late.count, 0);
+	CHECK_INT(past.count, 1);
+	proa_cancel_all(port);
+	CHECK_INT(proa_run(port), 0);
+	test_close(port);
+}
+
 TEST(20, "intervals end when cancelled", interval_cancelled_in_its_callback)
 {
 	struct proa_port *port = test_port();
