@@ -67,12 +67,12 @@ static int wait_exact(int fd, struct epoll_event *events, int64_t timeout)
 {
 #ifdef __NR_epoll_pwait2
 	static atomic_bool missing;
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
-		.tv_nsec = timeout % PROA_SECOND };
+	/* The kernel's own struct: libc's has 32 bits on some systems. */
+	const int64_t limit[2] = { timeout / PROA_SECOND, timeout % PROA_SECOND };
 	int n;
 
 	if (!atomic_load_explicit(&missing, memory_order_relaxed)) {
-		n = (int)syscall(__NR_epoll_pwait2, fd, events, REACTOR_EVENTS, &limit, NULL, 0);
+		n = (int)syscall(__NR_epoll_pwait2, fd, events, REACTOR_EVENTS, limit, NULL, 0);
 		if (n >= 0 || (errno != ENOSYS && errno != EPERM))
 			return n;
 		atomic_store(&missing, true);

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "engines/attempt.h"
+#include "engines/unix/unix.h"
 
 struct polled {
 	struct pollfd *entries;
@@ -98,8 +98,7 @@ static int poll_set(void *world, int fd, uint8_t generation, short before, short
 static int call_poll(struct polled *polled, int64_t timeout)
 {
 #ifdef PROA_HAVE_PPOLL
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
-		.tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = unix_timespec(timeout);
 
 	return ppoll(polled->entries, (nfds_t)polled->count,
 		timeout == PROA_FOREVER ? NULL : &limit, NULL);

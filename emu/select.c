@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engines/attempt.h"
+#include "engines/unix/unix.h"
 
 /* What an fd_set is made of: sys/types.h of macOS, sys/select.h of the others. */
 #if defined __APPLE__ || defined __OpenBSD__ || defined __NetBSD__
@@ -108,12 +108,14 @@ static int select_set(
 /* glibc's fortified pselect() would take our sets for fd_sets. */
 static int call_select(struct sets *sets, int64_t timeout)
 {
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
-		.tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = unix_timespec(timeout);
 
 #ifdef __linux__
+	/* This call has seconds of a long, whatever libc's have. */
+	const long kernels[2] = { (long)limit.tv_sec, (long)limit.tv_nsec };
+
 	return (int)syscall(__NR_pselect6, sets->highest + 1, sets->in, sets->out, sets->except,
-		timeout == PROA_FOREVER ? NULL : &limit, NULL);
+		timeout == PROA_FOREVER ? NULL : kernels, NULL);
 #else
 	return pselect(sets->highest + 1, (fd_set *)(void *)sets->in, (fd_set *)(void *)sets->out,
 		(fd_set *)(void *)sets->except, timeout == PROA_FOREVER ? NULL : &limit, NULL);

@@ -6,8 +6,18 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "engines/attempt.h"
+
+/* As long a wait as the system knows: a time_t of 32 bits ends after 68 years. */
+static inline struct timespec unix_timespec(int64_t ns)
+{
+	int64_t seconds = ns / PROA_SECOND;
+
+	return (struct timespec) { .tv_sec = seconds > INT32_MAX ? INT32_MAX : (time_t)seconds,
+		.tv_nsec = (long)(ns % PROA_SECOND) };
+}
 
 /* socket.c: a new socket of a SOCK_* type, non-blocking, close-on-exec and,
  * where a socket option can do that, SIGPIPE-free. A descriptor or a PROA_E*

@@ -154,8 +154,7 @@ void system_outer_arm(struct proa_port *port, int64_t when)
 	if (when != PROA_FOREVER) {
 		if (when <= 0)
 			when = 1; /* 0 would disarm it */
-		at.it_value.tv_sec = when / PROA_SECOND;
-		at.it_value.tv_nsec = when % PROA_SECOND;
+		at.it_value = unix_timespec(when);
 	}
 	/* Setting it also takes back an expiration that was not read. */
 	timerfd_settime(port->outer_timer, TFD_TIMER_ABSTIME, &at, NULL);

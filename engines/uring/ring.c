@@ -226,8 +226,7 @@ struct io_uring_sqe *ring_request_with(
 static void wait_outside(struct uring *uring, int64_t timeout)
 {
 	struct pollfd p = { .fd = uring->ring.ring_fd, .events = POLLIN };
-	struct timespec limit = { .tv_sec = timeout / PROA_SECOND,
-		.tv_nsec = timeout % PROA_SECOND };
+	struct timespec limit = unix_timespec(timeout);
 
 	ppoll(&p, 1, timeout == PROA_FOREVER ? NULL : &limit, NULL);
 }
