@@ -19,6 +19,7 @@ static void close_cancel(struct proa_port *port, struct proa_op *close)
 	} else if (close->state_ == OP_CLOSING && (handle->state & HANDLE_FLUSHING)) {
 		handle->state &= (uint8_t)~HANDLE_FLUSHING;
 		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
+		op_cancel_list(port, &handle->others, OPT_NO_MORE);
 	}
 }
 
@@ -123,9 +124,13 @@ void op_cancel_list(struct proa_port *port, struct proa_op **list, unsigned mark
 	while ((op = at.next) != NULL) {
 		last = op == at.last;
 		at.next = last ? NULL : flight(op)->next;
-		if (op->kind_ != PROA_OP_CLOSE)
-			op->options_ |= (uint16_t)mark;
-		op_cancel(port, op);
+		/* A flush waits for it: what ends the flush is its close, the last. */
+		if (handle == NULL || (handle->state & HANDLE_FLUSHING) == 0 ||
+			!op_is_flushed(op)) {
+			if (op->kind_ != PROA_OP_CLOSE)
+				op->options_ |= (uint16_t)mark;
+			op_cancel(port, op);
+		}
 		if (last)
 			break;
 	}

@@ -261,24 +261,35 @@ static struct proa_op *closing_op(const struct handle *handle)
 	return flight(handle->others)->prev;
 }
 
+static bool has_sends(const struct handle *handle)
+{
+	const struct proa_op *op = handle->others;
+
+	if (handle->sends != NULL)
+		return true;
+	while (op != NULL && !op_is_flushed(op))
+		op = flight(op)->next == handle->others ? NULL : flight(op)->next;
+	return op != NULL;
+}
+
 void handle_close_begin(struct proa_port *port, struct proa_op *close)
 {
 	proa_handle fd = close->handle_;
 	struct handle *handle = handle_find(port, fd);
 
 	handle->state |= HANDLE_CLOSING;
-	close->state_ = OP_CLOSING;
+	if ((close->flags_ & PROA_FLUSH) && !port->shut && (handle->state & HANDLE_PRIVATE) == 0 &&
+		has_sends(handle))
+		handle->state |= HANDLE_FLUSHING;
 	/* Recvs before others: a multishot receive may wait for a linked op. */
 	op_cancel_list(port, &handle->recvs, OPT_NO_MORE);
 	op_cancel_list(port, &handle->others, OPT_NO_MORE);
-	if ((close->flags_ & PROA_FLUSH) && handle->sends != NULL && !port->shut &&
-		(handle->state & HANDLE_PRIVATE) == 0)
-		handle->state |= HANDLE_FLUSHING;
-	else
+	if ((handle->state & HANDLE_FLUSHING) == 0)
 		op_cancel_list(port, &handle->sends, OPT_NO_MORE);
 	/* After that, so that no paused receive goes on with what comes back. */
 	if (handle->undelivered > 0)
 		ready_purge(port, fd);
+	close->state_ = OP_CLOSING; /* not before: to cancel it would end the flush */
 	handle_settle(port, handle);
 }
 

@@ -466,6 +466,11 @@ static inline struct proa_op **op_list(struct proa_port *port, const struct proa
 {
 	return op_list_of(port, op, handle_find(port, op->handle_));
 }
+/* Of a handle's `others`: a datagram that is on its way. */
+static inline bool op_is_flushed(const struct proa_op *op)
+{
+	return op_sends(op) && op->state_ != OP_LINKED;
+}
 static inline bool op_limited(const struct proa_op *op)
 {
 	return op->timeout_ != PROA_FOREVER || op->deadline_ != PROA_FOREVER;

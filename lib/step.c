@@ -70,10 +70,13 @@ void op_end(struct proa_port *port, struct proa_op *op, int32_t result, uint32_t
 		chain_on(port, next, fulfilled);
 	if (handle == NULL)
 		return;
-	if (list == &handle->sends || list == &handle->recvs)
+	if (list == &handle->sends || list == &handle->recvs) {
 		lane_pump(port, handle, list);
-	else if (handle->state & HANDLE_CLOSING)
+	} else if (handle->state & HANDLE_CLOSING) {
+		if ((handle->state & HANDLE_FLUSHING) && result >= 0 && op_sends(op))
+			flush_progress(port, handle);
 		handle_settle(port, handle);
+	}
 }
 
 /* ---- steps -------------------------------------------------------------------------- */

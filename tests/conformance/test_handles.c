@@ -713,6 +713,58 @@ TEST(17, "flush", flush_timeout_counts_from_progress)
 	free(bytes);
 }
 
+/* Datagrams that wait for room go out first, too; cancel and time end that. */
+TEST(17, "flush", flush_of_datagrams)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+
+	for (int way = 0; way < 4; way++) {
+		struct ends ends = unix_ends_of(SOCK_DGRAM);
+		struct record sends[2], receive, closing;
+		char bytes[8];
+
+		while (send(ends.ours, "filled", 6, MSG_DONTWAIT) > 0)
+			;
+		for (int i = 0; i < 2; i++) {
+			record_init(&sends[i], port);
+			proa_prep_send(&sends[i].op, ends.ours, "more", 4, 0);
+			record_submit(&sends[i]);
+		}
+		record_init(&receive, port);
+		proa_prep_recv(&receive.op, ends.ours, bytes, sizeof(bytes), 0);
+		record_submit(&receive);
+		run_quiet(port);
+		record_init(&closing, port);
+		proa_prep_close(&closing.op, ends.ours, PROA_FLUSH);
+		if (way == 1)
+			proa_op_timeout(&closing.op, 50 * PROA_MILLISECOND);
+		record_submit(&closing);
+		run_for(port, 20 * PROA_MILLISECOND);
+		CHECK_INT(receive.last, PROA_ECANCELED);
+		if (way != 1)
+			CHECK_INT(sends[0].finals + sends[1].finals + closing.finals, 0);
+		if (way == 0)
+			while (closing.finals == 0) {
+				if (recv(ends.peer, bytes, sizeof(bytes), MSG_DONTWAIT) < 0)
+					CHECK_INT(errno, EAGAIN);
+				run_for(port, PROA_MILLISECOND);
+			}
+		else if (way == 2)
+			proa_cancel_handle(port, ends.ours);
+		else if (way == 3)
+			proa_cancel(&closing.op);
+		RUN_UNTIL(port, closing.finals == 1);
+		CHECK_INT(closing.last, 0);
+		for (int i = 0; i < 2; i++) {
+			CHECK_INT(sends[i].last, way == 0 ? 4 : PROA_ECANCELED);
+			CHECK(sends[i].order < closing.order);
+		}
+		close(ends.peer);
+	}
+	test_close(port);
+}
+
 TEST(17, "completes last", close_can_not_be_cancelled)
 {
 	struct proa_port *port = test_port();
