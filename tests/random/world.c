@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define SECONDS_MOST 20 /* for a whole seed */
+
 struct world world;
 
 /* ---- chance --------------------------------------------------------------- */
@@ -723,9 +725,16 @@ static void tasks_free(void)
 	}
 }
 
+/* Of a variable of the environment. */
+static int number_in(const char *name, int otherwise)
+{
+	const char *text = getenv(name);
+
+	return text != NULL && atoi(text) > 0 ? atoi(text) : otherwise;
+}
+
 int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
 {
-	const char *factor = getenv("TEST_TIME_FACTOR");
 	int before, after;
 	unsigned way;
 
@@ -736,8 +745,8 @@ int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
 	world.verbose = verbose;
 	world.random = mix(seed);
 	world.tasks.next = world.tasks.previous = &world.tasks;
-	world.ends_by = clock_ns() +
-			20 * PROA_SECOND * (factor != NULL && atoi(factor) > 0 ? atoi(factor) : 1);
+	world.ends_by = clock_ns() + number_in("RANDOM_SECONDS", SECONDS_MOST) *
+					     number_in("TEST_TIME_FACTOR", 1) * PROA_SECOND;
 	world_open(engine);
 	run_steps(steps);
 	world.random = mix(seed + 1);
