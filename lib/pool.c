@@ -354,6 +354,13 @@ void proa_pool_close(struct proa_pool *pool)
 		pool_free(pool);
 }
 
+/* The port has got its thread, or another: give-backs from it need no lock. */
+void pools_owned(struct proa_port *port)
+{
+	for (struct proa_pool *pool = port->pools; pool != NULL; pool = pool->next)
+		atomic_store(&pool->owner, port->owner);
+}
+
 void pools_detach(struct proa_port *port)
 {
 	struct proa_pool *pool, *next;
@@ -531,8 +538,6 @@ bool pool_admits(struct proa_port *port, struct proa_op *op, struct handle *hand
 		op_end(port, op, PROA_EINVAL, 0);
 		return false;
 	}
-	if (UNLIKELY(atomic_load_explicit(&pool->owner, memory_order_relaxed) != port->owner))
-		atomic_store(&pool->owner, port->owner);
 	if (LIKELY(handle->lent < pool->per_handle))
 		return true;
 	op_pause(port, op, OPT_SHARE);

@@ -32,6 +32,7 @@ bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
 	}
 	if (port->owner == NULL) {
 		port->owner = thread_self();
+		pools_owned(port);
 		return true;
 	}
 	if (port->owner == thread_self())
@@ -669,6 +670,7 @@ int proa_port_close(struct proa_port *port)
 		return PROA_EINVAL;
 	}
 	port->owner = thread_self();
+	pools_owned(port);
 	proa_port_shut(port);
 	while (port_await(port, PROA_FOREVER, false) != PROA_ESHUTDOWN) {
 		atomic_store(&port->stopped, false);

@@ -567,6 +567,7 @@ void pool_forget(struct proa_op *op);
 /* Takes back the buffer of a completion that is not handed over. */
 void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flags);
 void pool_drain_returns(struct proa_port *port);
+void pools_owned(struct proa_port *port);
 void pools_detach(struct proa_port *port);
 /* After a fork: the pools that were detached come back. */
 void pools_adopt(struct proa_port *port, struct proa_pool *first);

@@ -175,6 +175,21 @@ TEST(11, "lending", waiting_holds_no_buffer)
 	test_close(port);
 }
 
+TEST(11, "lending", taken_by_hand_of_a_new_port)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 1000, 2, 2, 0);
+	struct proa_buffer *taken = proa_pool_take(pool);
+
+	/* Once the port has its thread, what that gives back is back at once. */
+	CHECK(taken != NULL);
+	CHECK_INT(proa_run_once(port, 0), 0);
+	proa_give_back(taken);
+	CHECK_INT(pool_lent(pool), 0);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(11, "lending", taken_by_hand)
 {
 	struct proa_port *port = test_port();
