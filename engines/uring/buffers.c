@@ -11,9 +11,14 @@
 /* In pool_engine()'s place: it was tried, and is not to be had. */
 static struct ring_pool no_ring;
 
+/* Before Linux 6.9 the kernel keeps what it knows of the first 64 groups when they are
+ * unregistered, and where it stood in the ring with it: one that is registered anew is
+ * read from there on, not from its beginning. (Seen on 6.1.) Those are left out. */
+#define GROUPS_KEPT 64
+
 static int group_take(struct uring *uring)
 {
-	for (int at = 0; at < (int)sizeof uring->groups; at++)
+	for (int at = GROUPS_KEPT / 8; at < (int)sizeof uring->groups; at++)
 		if (uring->groups[at] != 0xff) {
 			int bit = __builtin_ctz(~(unsigned)uring->groups[at]);
 
