@@ -16,13 +16,7 @@ unsigned process_generation;
 _Thread_local char thread_mark;
 #endif
 
-static thread_once_flag process_once = THREAD_ONCE;
-static int process_error;
-
-static void prepare_process(void)
-{
-	process_error = system_prepare();
-}
+static thread_preparation process_preparation = THREAD_PREPARATION;
 
 bool port_enter_slow(struct proa_port *port, const struct proa_op *op)
 {
@@ -606,13 +600,13 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 	struct proa_port *port;
 	int error;
 
-	thread_once(&process_once, prepare_process);
 	*out = NULL;
 	open_why[0] = '\0';
-	if (process_error < 0) {
+	error = thread_prepare(&process_preparation, system_prepare);
+	if (error < 0) {
 		snprintf(open_why, sizeof open_why, "the process could not be prepared: %s",
-			proa_error_text(process_error));
-		return process_error;
+			proa_error_text(error));
+		return error;
 	}
 	if (sized_copy(&options, sizeof options, given, given == NULL ? sizeof options : size) <
 			0 ||

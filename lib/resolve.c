@@ -249,9 +249,9 @@ static void thread_add(void)
 	pool.threads++;
 }
 
-static bool pool_prepare(void)
+static int pool_prepare(void)
 {
-	return true; /* no forks there */
+	return 0; /* no forks there */
 }
 
 #else
@@ -351,18 +351,17 @@ static void child_after_fork(void)
 	mutex_unlock(&pool.lock);
 }
 
-static thread_once_flag fork_once = THREAD_ONCE;
-static int fork_error;
-
-static void watch_forks(void)
+static int watch_forks(void)
 {
-	fork_error = pthread_atfork(before_fork, parent_after_fork, child_after_fork);
+	return pthread_atfork(before_fork, parent_after_fork, child_after_fork) == 0 ? 0
+										     : PROA_ENOMEM;
 }
 
-static bool pool_prepare(void)
+static int pool_prepare(void)
 {
-	thread_once(&fork_once, watch_forks);
-	return fork_error == 0;
+	static thread_preparation preparation = THREAD_PREPARATION;
+
+	return thread_prepare(&preparation, watch_forks);
 }
 
 #endif
@@ -383,7 +382,7 @@ int resolve_begin(struct proa_port *port, struct proa_op *op)
 	if (query == NULL || query->found == NULL || query->room == 0 ||
 		(query->host == NULL && query->service == NULL))
 		return PROA_EINVAL;
-	lookup = pool_prepare() ? lookup_make(query) : NULL;
+	lookup = pool_prepare() == 0 ? lookup_make(query) : NULL;
 	if (lookup == NULL)
 		return PROA_ENOMEM;
 	lookup->port = port;

@@ -3,6 +3,7 @@
 #ifndef PROA_LIB_THREAD_H
 #define PROA_LIB_THREAD_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #include <proa/error.h>
@@ -180,4 +181,30 @@ static inline void thread_join(thread_id thread)
 }
 
 #endif
+
+/* What the process prepares once; and again, if it failed for want of something. */
+typedef struct {
+	thread_mutex lock;
+	atomic_bool done;
+} thread_preparation;
+#define THREAD_PREPARATION          \
+	{                           \
+		THREAD_MUTEX, false \
+	}
+
+static inline int thread_prepare(thread_preparation *preparation, int (*prepare)(void))
+{
+	int error = 0;
+
+	if (atomic_load(&preparation->done))
+		return 0;
+	mutex_lock(&preparation->lock);
+	if (!atomic_load(&preparation->done)) {
+		error = prepare();
+		atomic_store(&preparation->done, error == 0);
+	}
+	mutex_unlock(&preparation->lock);
+	return error;
+}
+
 #endif

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "engines/unix/unix.h"
+#include "lib/thread.h"
 
 /* port->signalled has a bit for each, from bit 0 for signal 1. */
 #define SIGNAL_LAST 64
@@ -145,12 +146,12 @@ static void child_after_fork(void)
 	parent_after_fork();
 }
 
-static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
-static int fork_error;
+static thread_preparation fork_preparation = THREAD_PREPARATION;
 
-static void watch_forks(void)
+static int watch_forks(void)
 {
-	fork_error = pthread_atfork(before_fork, parent_after_fork, child_after_fork);
+	return pthread_atfork(before_fork, parent_after_fork, child_after_fork) == 0 ? 0
+										     : PROA_ENOMEM;
 }
 
 /* ---- ops ----------------------------------------------------------------------- */
@@ -167,9 +168,9 @@ int signal_begin(struct proa_port *port, struct proa_op *op)
 	number = (int)op->argument_;
 	if (number == SIGKILL || number == SIGSTOP)
 		return PROA_EINVAL;
-	pthread_once(&fork_once, watch_forks);
-	if (fork_error != 0)
-		return PROA_ENOMEM;
+	error = thread_prepare(&fork_preparation, watch_forks);
+	if (error < 0)
+		return error;
 	pthread_mutex_lock(&lock);
 	watch = &watches[number];
 	flight(op)->is.behind = NULL;
