@@ -632,9 +632,12 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 		return PROA_ENOMEM;
 	}
 	port_prepare(port, &options);
-	error = ready_reserve(&port->ready)
-			? engine_choose(port, &options, open_why, sizeof open_why)
-			: PROA_ENOMEM;
+	if (ready_reserve(&port->ready)) {
+		error = engine_choose(port, &options, open_why, sizeof open_why);
+	} else {
+		snprintf(open_why, sizeof open_why, "no memory for completions");
+		error = PROA_ENOMEM;
+	}
 	if (error < 0) {
 		wake_close(port);
 		ready_free(&port->ready);
