@@ -49,12 +49,26 @@ static int32_t failed(void)
 	return errno == EAGAIN ? PROA_EAGAIN : unix_error(errno);
 }
 
-static bool is_ready(struct proa_port *port, int fd, short events)
+/* Above 0: it is. 0: it is not, and errno says EAGAIN. Below: who knows; errno says
+ * why. */
+static int look(struct proa_port *port, struct pollfd *p)
+{
+	int n;
+
+	do {
+		port->stats.system_calls++;
+		n = poll(p, 1, 0);
+	} while (n < 0 && errno == EINTR);
+	if (n == 0)
+		errno = EAGAIN;
+	return n;
+}
+
+static int is_ready(struct proa_port *port, int fd, short events)
 {
 	struct pollfd p = { .fd = fd, .events = events };
 
-	port->stats.system_calls++;
-	return poll(&p, 1, 0) > 0;
+	return look(port, &p);
 }
 
 static bool is_socket(const struct handle *handle)
@@ -115,10 +129,8 @@ static ssize_t read_some(struct proa_port *port, const struct handle *handle, in
 		} else {
 			/* Asked again even when the system has just said so: another op may
 			 * have taken since what was there. */
-			if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, fd, POLLIN)) {
-				errno = EAGAIN;
+			if ((handle->state & HANDLE_BLOCKING) && is_ready(port, fd, POLLIN) <= 0)
 				return -1;
-			}
 			n = read(fd, buffer, length);
 		}
 	} while (n < 0 && errno == EINTR);
@@ -240,8 +252,8 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 	ssize_t n;
 
 	/* Waiting takes no buffer, and makes no pool grow. */
-	if (!told && pool_is_empty(pool) && !is_ready(port, op->handle_, POLLIN))
-		return PROA_EAGAIN;
+	if (!told && pool_is_empty(pool) && is_ready(port, op->handle_, POLLIN) <= 0)
+		return failed();
 	buffer = pool_take_free(pool);
 	if (buffer == NULL)
 		return STEP_NO_BUFFER;
@@ -288,10 +300,8 @@ static ssize_t write_some(struct proa_port *port, const struct handle *handle, i
 			send_end(fd, before);
 		} else if (handle->state & HANDLE_BLOCKING) {
 			/* A writable pipe takes PIPE_BUF bytes without blocking. */
-			if (!is_ready(port, fd, POLLOUT)) {
-				errno = EAGAIN;
+			if (is_ready(port, fd, POLLOUT) <= 0)
 				return -1;
-			}
 			n = write(fd, slices[0].iov_base,
 				slices[0].iov_len < PIPE_BUF ? slices[0].iov_len : PIPE_BUF);
 		} else {
@@ -473,8 +483,8 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op, const stru
 	socklen_t length = sizeof peer->to;
 	int fd;
 
-	if ((handle->state & HANDLE_BLOCKING) && !is_ready(port, op->handle_, POLLIN))
-		return PROA_EAGAIN;
+	if ((handle->state & HANDLE_BLOCKING) && is_ready(port, op->handle_, POLLIN) <= 0)
+		return failed();
 	port->stats.system_calls++;
 	fd = unix_accept(
 		op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length);
@@ -523,15 +533,18 @@ static int32_t try_connect(
 		op->options_ |= OPT_CONNECTING;
 		return PROA_EAGAIN;
 	}
-	if (!told && !is_ready(port, fd, POLLOUT))
-		return PROA_EAGAIN;
+	if (!told && is_ready(port, fd, POLLOUT) <= 0)
+		return failed();
 	if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0)
 		return failed();
 	if (error != 0)
 		return unix_error(error);
 	/* The call that finds it connected also settles it: without, the next
 	 * connect(2) of the program would succeed. */
-	if (connect(fd, &to->to.any, to->length) == 0 || errno == EISCONN)
+	do
+		error = connect(fd, &to->to.any, to->length);
+	while (error < 0 && errno == EINTR);
+	if (error == 0 || errno == EISCONN)
 		return 0;
 	return errno == EALREADY || errno == EINPROGRESS ? PROA_EAGAIN : failed();
 }
@@ -555,9 +568,8 @@ static int32_t try_poll(struct proa_port *port, struct proa_op *op)
 {
 	struct pollfd p = { .fd = op->handle_, .events = attempt_events(op) };
 
-	port->stats.system_calls++;
-	if (poll(&p, 1, 0) <= 0)
-		return PROA_EAGAIN;
+	if (look(port, &p) <= 0)
+		return failed();
 	return (p.revents & POLLNVAL) ? PROA_EBADF : attempt_poll_result(p.revents);
 }
 
