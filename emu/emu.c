@@ -59,6 +59,7 @@ struct world {
 	const struct reactor *reactor;
 	void *backend;
 	struct hot_list hot, asked;
+	bool unlisted; /* no memory for `hot`: whoever waits is to be served */
 	int64_t ask; /* the present interval */
 	/* What the last wait brought, of which [next, count) is still to be served. */
 	int next, count;
@@ -128,8 +129,9 @@ static bool enlist(struct hot_list *list, int fd, struct handle *handle, uint8_t
 
 static void make_hot(struct proa_port *port, int fd, struct handle *handle)
 {
-	/* Without memory it is served once more at the next event. */
-	enlist(&world_of(port)->hot, fd, handle, EMU_HOT);
+	/* No other event need come. */
+	if (!enlist(&world_of(port)->hot, fd, handle, EMU_HOT))
+		world_of(port)->unlisted = true;
 }
 
 static uint8_t direction(short events)
@@ -555,6 +557,19 @@ static void serve_hot(struct proa_port *port, struct hot_list *list, uint32_t co
 	list->count -= count;
 }
 
+/* Which ones is not known. */
+static void serve_unlisted(struct proa_port *port, struct world *world)
+{
+	struct handle *handle;
+
+	world->unlisted = false;
+	for (int fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
+		handle = handle_find(port, fd);
+		if ((handle->engine & EMU_HOT) == 0)
+			serve(port, fd, handle, true);
+	}
+}
+
 /* Nothing tells of these. */
 static void ask(struct proa_port *port, struct world *world)
 {
@@ -588,12 +603,15 @@ static void emu_turn(struct proa_port *port, int64_t timeout)
 {
 	struct world *world = world_of(port);
 	uint32_t hot = world->hot.count;
+	bool unlisted = world->unlisted;
 	int until;
 
 	if (world->next == world->count)
-		look(port, world, hot > 0 ? 0 : timeout);
+		look(port, world, hot > 0 || unlisted ? 0 : timeout);
 	if (hot > 0)
 		serve_hot(port, &world->hot, hot, EMU_HOT);
+	if (UNLIKELY(unlisted))
+		serve_unlisted(port, world);
 	if (UNLIKELY(world->asked.count > 0) && port->turn_due <= clock_now())
 		ask(port, world);
 	do {
