@@ -2,6 +2,9 @@
  * op's one place in the port's heap. */
 #include "lib/port.h"
 
+/* Until a tick that there was no room for is tried again. */
+#define NO_ROOM PROA_MILLISECOND
+
 int64_t later(int64_t now, int64_t ns)
 {
 	if (ns < 0)
@@ -131,14 +134,17 @@ static void interval_tick(struct proa_port *port, struct proa_op *op, int64_t du
 {
 	int64_t period = (int64_t)op->argument_;
 	int64_t ticks = 1 + (port->now - due) / period;
-	bool room = port_has_room(port);
 
-	if (room)
-		flight(op)->moved = (uint64_t)later(due, period * ticks);
+	/* Without room it is told of this tick with a later one. Due at once it would
+	 * come up again and again before anything could make room. */
+	if (!port_has_room(port)) {
+		timer_arm(&port->timers, op, later(port->now, NO_ROOM));
+		return;
+	}
+	flight(op)->moved = (uint64_t)later(due, period * ticks);
 	/* Its place in the heap has just become free: this can't fail. */
 	op_limit(port, op);
-	if (room)
-		port_complete(port, op, ticks > INT32_MAX ? INT32_MAX : (int32_t)ticks, PROA_MORE);
+	port_complete(port, op, ticks > INT32_MAX ? INT32_MAX : (int32_t)ticks, PROA_MORE);
 }
 
 int proa_timer_move(struct proa_op *op, int64_t ns)
