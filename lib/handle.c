@@ -134,6 +134,7 @@ static int take_ownership(struct proa_port *port, proa_handle fd)
 static int tie_foreign(struct proa_port *port, proa_handle fd, struct handle *handle)
 {
 	enum handle_type type;
+	unsigned tears;
 	bool blocking;
 	int error;
 
@@ -144,6 +145,10 @@ static int tie_foreign(struct proa_port *port, proa_handle fd, struct handle *ha
 		return error;
 	handle->type = (uint8_t)type & 7u;
 	handle->state = (uint8_t)(HANDLE_TIED | (blocking ? HANDLE_BLOCKING : 0));
+	if (UNLIKELY(port->strays)) {
+		tears = ready_tears(&port->ready, fd);
+		handle->tears = (tears < TEARS_MOST ? tears : TEARS_MOST) & TEARS_MOST;
+	}
 	return 0;
 }
 

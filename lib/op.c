@@ -201,6 +201,31 @@ static int op_find_handle(struct proa_port *port, struct proa_op *op, struct han
 	return error;
 }
 
+/* Ends an op that can't be put on a list. */
+static void op_unplaced(
+	struct proa_port *port, struct proa_op *op, struct handle *handle, int32_t error)
+{
+	bool closing = handle != NULL && (handle->state & HANDLE_CLOSING);
+	proa_handle fd = op->handle_;
+
+	/* A close closes in any case, but what is another port's. */
+	if (op->kind_ == PROA_OP_CLOSE && error != PROA_EBADF && error != PROA_EINVAL)
+		error = system_close(fd, HANDLE_UNKNOWN);
+	if (error == PROA_EBADF && closing)
+		handle->undelivered++; /* the close comes after it: see handle_close_take() */
+	op->handle_ = PROA_NO_HANDLE;
+	op_end(port, op, error, 0);
+	if (op_sends(op)) {
+		/* Its stream is torn for those who send before they are told; there was
+		 * no place to say so: see handle_tie(). */
+		op->options_ |= OPT_TORE;
+		op->handle_ = (int32_t)fd;
+		port->strays = true;
+	}
+	if (closing)
+		handle_settle(port, handle); /* which may have waited for this one's turn */
+}
+
 /* From here on the op is on a list, or has ended. */
 static void op_launch(struct proa_port *port, struct proa_op *op)
 {
@@ -209,12 +234,7 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 	int error = op_find_handle(port, op, &handle);
 
 	if (error < 0) {
-		if (error == PROA_EBADF && handle != NULL && (handle->state & HANDLE_CLOSING))
-			handle->undelivered++; /* the close comes after it: see handle_close_take() */
-		op->handle_ = PROA_NO_HANDLE;
-		op_end(port, op, error, 0);
-		if (handle != NULL && (handle->state & HANDLE_CLOSING))
-			handle_settle(port, handle); /* which may have waited for this one's turn */
+		op_unplaced(port, op, handle, error);
 		return;
 	}
 	if (op->kind_ != PROA_OP_CLOSE) {
@@ -229,8 +249,11 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 	list_append(list, op);
 	if (error == 0 && op_limited(op) && !op_is_timer(op))
 		error = op_limit(port, op);
-	if (error < 0) {
-		op_end(port, op, error, 0);
+	if (error < 0 && op->kind_ != PROA_OP_CLOSE) {
+		if (handle != NULL)
+			lane_fail(port, handle, op, error);
+		else
+			op_end(port, op, error, 0);
 		return;
 	}
 	if (op->kind_ == PROA_OP_CLOSE) {

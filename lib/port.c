@@ -72,19 +72,18 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 	}
 }
 
-static bool is_torn(const struct ready *ready, proa_handle fd)
+unsigned ready_tears(const struct ready *ready, proa_handle fd)
 {
 	const struct proa_op *op;
+	unsigned count = 0;
 
 	for (uint32_t at = ready->head; at != ready->tail; at++) {
 		op = ready->ring[at & ready->mask].op;
-		if (op != NULL && op->handle_ == fd && (op->options_ & OPT_TORE))
-			return true;
+		count += op != NULL && op->handle_ == fd && (op->options_ & OPT_TORE);
 	}
 	for (op = ready->spilt; op != NULL; op = flight(op)->is.behind)
-		if (op->handle_ == fd && (op->options_ & OPT_TORE))
-			return true;
-	return false;
+		count += op->handle_ == fd && (op->options_ & OPT_TORE);
+	return count;
 }
 
 /* The program learns that a send failed: once it knows of all that did, what it
@@ -97,7 +96,7 @@ static void mend(struct proa_port *port, const struct proa_op *op)
 		return;
 	if (handle->tears < TEARS_MOST)
 		handle->tears--;
-	else if (!is_torn(&port->ready, op->handle_))
+	else if (ready_tears(&port->ready, op->handle_) == 0)
 		handle->tears = 0; /* the count was lost at the most there is */
 }
 

@@ -227,6 +227,7 @@ struct proa_port {
 	bool external; /* proa_port_descriptor() was asked for */
 	bool kicked; /* ... and has been made readable */
 	bool cancelling_all;
+	bool strays; /* a send has failed that no handle could be found for */
 	int outer, outer_timer; /* its epoll and timerfd */
 
 	/* from other threads */
@@ -304,6 +305,8 @@ int64_t clock_now(void);
 int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size);
 /* Waits for the system without handing anything over. */
 void port_wait_quietly(struct proa_port *port);
+/* How many sends of a handle have failed, and the program has not been told of. */
+unsigned ready_tears(const struct ready *ready, proa_handle fd);
 /* A handle closes: takes back what completions not yet handed over carry. */
 void ready_purge(struct proa_port *port, proa_handle fd);
 /* Is there room for one more completion that is not final? */
