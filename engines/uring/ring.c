@@ -12,6 +12,8 @@
 #define ENTRIES_DEFAULT 1024u
 #define ENTRIES_LEAST   8u
 #define WORKERS_FILES   4u
+/* How long to wait before what the kernel did not take is handed over again. */
+#define NOT_TAKEN PROA_MILLISECOND
 
 static const struct {
 	const char *name;
@@ -261,8 +263,13 @@ void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 	/* Whatever it answers (EINTR, ETIME, EAGAIN and EBUSY for want of memory
 	 * or of room for completions): what was not taken stays in the queue. */
 	io_uring_enter2((unsigned)uring->ring.enter_ring_fd, pending, wait, flags, argument, size);
-	if (!ring_has_requests(uring))
+	if (!ring_has_requests(uring)) {
 		uring->scratch_count = 0;
+	} else if (timeout > NOT_TAKEN) {
+		/* Nothing tells when it has memory again. */
+		outside = true;
+		timeout = NOT_TAKEN;
+	}
 	if (outside) {
 		port->stats.system_calls++;
 		wait_outside(uring, timeout);
