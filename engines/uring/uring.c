@@ -24,6 +24,48 @@ static bool is_to_end(const struct proa_op *op)
 	return (op->options_ & (OPT_CANCEL | U_CANCELLED)) != 0;
 }
 
+static bool is_waited_for(const struct proa_op *op)
+{
+	return op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT ||
+	       op->kind_ == PROA_OP_ACCEPT_MULTI;
+}
+
+static bool is_of_files(const struct proa_op *op)
+{
+	return op->kind_ >= PROA_OP_OPEN && op->kind_ <= PROA_OP_MKDIR;
+}
+
+/* Results that are none: the request is made again, in one way or another. True if
+ * so; else *result may have become ECANCELED. */
+static bool put_off(struct proa_port *port, struct proa_op *op, int32_t *result)
+{
+	/* A thread of the kernel's was interrupted, by a cancel or otherwise. */
+	bool interrupted = *result == -EINTR || *result == -512 /* ERESTARTSYS */;
+
+	if (!interrupted && (*result != -EAGAIN || (!is_waited_for(op) && !is_of_files(op))))
+		return false;
+	if (is_to_end(op)) {
+		/* As if cancelled while it waited: a request that was woken, and
+		 * found its chance gone when the cancel came, tells it so. */
+		*result = -ECANCELED;
+		return false;
+	}
+	if (interrupted) {
+		op_start(port, op);
+	} else if (is_of_files(op)) {
+		/* It was not to wait: for a lease to be given up (an open), or for
+		 * the disk, on older kernels. A worker may. */
+		op_to_worker(port, op);
+	} else {
+		/* Non-blocking descriptors are not polled by every kernel's every
+		 * request: then we do. */
+		op->options_ |= U_DIRECT;
+		if (uring_poll(port, op) == STEP_FULL)
+			op_backlog(port, op);
+	}
+	return true;
+}
+
 /* ---- receives ------------------------------------------------------------------- */
 
 /* What an envelope tells when it comes back: the result, its message cut or not. */
@@ -139,6 +181,8 @@ static void lent_completed(
 	}
 	if (lent_refused(port, op, handle, result))
 		return;
+	if (UNLIKELY(result < 0) && put_off(port, op, &result))
+		return;
 	if (result == -ENOBUFS)
 		op_stepped(port, op, STEP_NO_BUFFER, 0);
 	else
@@ -191,29 +235,8 @@ static void op_completed(
 	default:
 		break;
 	}
-	/* A thread of the kernel's was interrupted, by a cancel or otherwise. */
-	if (UNLIKELY(result == -EINTR || result == -512 /* ERESTARTSYS */)) {
-		if (!is_to_end(op)) {
-			op_start(port, op);
-			return;
-		}
-		result = -ECANCELED;
-	}
-	/* Non-blocking descriptors are not polled by every kernel's every
-	 * request: then we do. */
-	if (result == -EAGAIN && op->kind_ != PROA_OP_CONNECT && op->kind_ != PROA_OP_DIAL &&
-		(op_sends(op) || op_receives(op) || op->kind_ == PROA_OP_ACCEPT ||
-			op->kind_ == PROA_OP_ACCEPT_MULTI)) {
-		if (!is_to_end(op)) {
-			op->options_ |= U_DIRECT;
-			if (uring_poll(port, op) == STEP_FULL)
-				op_backlog(port, op);
-			return;
-		}
-		/* As if cancelled while it waited: a request that was woken, and
-		 * found its chance gone when the cancel came, tells it so. */
-		result = -ECANCELED;
-	}
+	if (UNLIKELY(result < 0) && put_off(port, op, &result))
+		return;
 	op_stepped(port, op, result < 0 ? unix_error(-result) : result,
 		(cqe_flags & IORING_CQE_F_MORE) ? PROA_MORE : 0);
 }
