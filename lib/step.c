@@ -217,8 +217,8 @@ static bool step_accept(struct proa_port *port, struct proa_op *op, int32_t resu
 					 : result);
 		return false;
 	}
-	/* Whose end has been asked for does not end by a want. */
-	if (is_want(result) && multi)
+	/* Whose end has been asked for ends neither by a want nor by what passes. */
+	if ((is_want(result) && multi) || is_passing(result))
 		result = PROA_ECANCELED;
 	op_end(port, op, result, 0);
 	return false;
