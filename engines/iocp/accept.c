@@ -133,12 +133,8 @@ int32_t start_accept(struct proa_port *port, struct proa_op *op, struct handle *
 
 static void cancel_all(struct proa_port *port, struct acceptor *acceptor)
 {
-	for (unsigned i = 0; i < acceptor->count; i++) {
-		port->stats.system_calls++;
-		/* What is not found any more has its packet on the way. */
-		CancelIoEx(windows_handle_of(acceptor->requests[i]->request.fd),
-			&acceptor->requests[i]->request.overlapped);
-	}
+	for (unsigned i = 0; i < acceptor->count; i++)
+		request_cancel(port, &acceptor->requests[i]->request);
 }
 
 void accept_cancel(struct proa_port *port, struct proa_op *op)

@@ -9,6 +9,9 @@
  * when the program sends it on. */
 #define TURN_MOST 64
 
+/* Between tries to cancel what could not be found. */
+#define CANCEL_AGAIN PROA_MILLISECOND
+
 /* How long the end of a port waits for packets whose ops have ended. */
 #define LATE_MOST_MS 5000
 
@@ -168,6 +171,11 @@ static void iocp_turn(struct proa_port *port, int64_t timeout)
 
 	port->stats.system_calls++;
 	iocp->running = NULL;
+	if (UNLIKELY(iocp->missed != NULL)) {
+		requests_cancel_again(port);
+		if (iocp->missed != NULL && timeout > CANCEL_AGAIN)
+			timeout = CANCEL_AGAIN;
+	}
 	if (!GetQueuedCompletionStatusEx(
 		    iocp->port, entries, TURN_MOST, &count, in_milliseconds(timeout), FALSE))
 		return;
@@ -191,9 +199,7 @@ static void iocp_cancel(struct proa_port *port, struct proa_op *op)
 		accept_cancel(port, op);
 		return;
 	}
-	port->stats.system_calls++;
-	/* What is not found has ended: its packet is on the way. */
-	CancelIoEx(windows_handle_of(request->fd), &request->overlapped);
+	request_cancel(port, request);
 }
 
 /* At most one packet: each takes memory that is never paged out. The port looks at

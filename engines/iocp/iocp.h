@@ -41,11 +41,12 @@ enum request_kind {
 #define MARK_DOUBTFUL 0x02u /* its own packet may come; ours comes for certain, behind it */
 #define MARK_DONE     0x04u /* ... and it came */
 #define MARK_BYTES    0x08u /* large->is.bytes is its own */
+#define MARK_MISSED   0x10u /* in iocp->missed */
 
 struct request {
 	OVERLAPPED overlapped; /* first: packets name it */
 	struct proa_op *op; /* NULL: nobody waits for it any more */
-	struct request *next; /* free */
+	struct request *next; /* free, or in iocp->missed */
 	int fd; /* whose call it is */
 	uint8_t kind, marks;
 	/* Out parameters of WSARecvFrom() and WSARecv(): they live as long as the
@@ -110,6 +111,7 @@ struct iocp {
 	struct acceptor *acceptors;
 	struct block *blocks;
 	struct acceptor *dirty;
+	struct request *missed; /* what CancelIoEx() did not find: asked again */
 	const struct proa_op *running; /* has been served at once `run` times in a row */
 	unsigned run;
 	LPFN_CONNECTEX connect;
@@ -138,6 +140,10 @@ void acceptor_put(struct iocp *iocp, struct acceptor *acceptor);
 void blocks_free(struct iocp *iocp);
 /* Posts a packet of our own for a request, whose OVERLAPPED tells the rest. */
 int32_t request_post(struct iocp *iocp, struct request *request, ULONG_PTR key);
+/* Asks the kernel to end the request's call. */
+void request_cancel(struct proa_port *port, struct request *request);
+/* Asks again for those that it did not find, and that have not ended since. */
+void requests_cancel_again(struct proa_port *port);
 /* A call was made for `request`, and said `code` (0: done, with `bytes`). Its packet
  * is awaited, or it is finished: STEP_STARTED or a result. */
 int32_t request_made(struct proa_port *port, struct handle *handle, struct request *request,

@@ -2,6 +2,7 @@
  * what follows a call that was made. */
 #include "engines/iocp/iocp.h"
 
+#include <ntstatus.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,10 +76,22 @@ struct request *request_take(
 	return request;
 }
 
+static void unlist_missed(struct iocp *iocp, struct request *request)
+{
+	struct request **link;
+
+	for (link = &iocp->missed; *link != request;)
+		link = &(*link)->next;
+	*link = request->next;
+	request->marks &= (uint8_t)~MARK_MISSED;
+}
+
 void request_put(struct iocp *iocp, struct request *request)
 {
 	struct request **list = (request->marks & MARK_LARGE) ? &iocp->large : &iocp->small;
 
+	if (request->marks & MARK_MISSED)
+		unlist_missed(iocp, request);
 	if (request->marks & MARK_BYTES)
 		free(((struct large *)request)->is.bytes);
 	request->marks &= MARK_LARGE;
@@ -119,6 +132,42 @@ int32_t request_post(struct iocp *iocp, struct request *request, ULONG_PTR key)
 		return windows_error();
 	iocp->outstanding++;
 	return STEP_STARTED;
+}
+
+/* What is not found has ended, most often: its packet is on the way. But a call that
+ * is just being carried on is not found either (so under Wine), and nothing tells the
+ * two apart. To ask twice does no harm. */
+static bool cancel_misses(struct proa_port *port, struct request *request)
+{
+	port->stats.system_calls++;
+	return !CancelIoEx(windows_handle_of(request->fd), &request->overlapped) &&
+	       GetLastError() == ERROR_NOT_FOUND &&
+	       (NTSTATUS)request->overlapped.Internal == STATUS_PENDING;
+}
+
+void request_cancel(struct proa_port *port, struct request *request)
+{
+	struct iocp *iocp = iocp_of(port);
+
+	if (!cancel_misses(port, request) || (request->marks & MARK_MISSED))
+		return;
+	request->marks |= MARK_MISSED;
+	request->next = iocp->missed;
+	iocp->missed = request;
+}
+
+void requests_cancel_again(struct proa_port *port)
+{
+	struct request **link = &iocp_of(port)->missed, *request;
+
+	while ((request = *link) != NULL) {
+		if (cancel_misses(port, request)) {
+			link = &request->next;
+		} else {
+			request->marks &= (uint8_t)~MARK_MISSED;
+			*link = request->next;
+		}
+	}
 }
 
 /* What the system lacks while much is in flight, and has again when some of it has

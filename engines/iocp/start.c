@@ -11,6 +11,9 @@
 #define PART       (1u << 20)
 #define PART_TIMED (64u * 1024)
 
+/* Several sends are one call up to this. */
+#define TOGETHER_MOST (64u * 1024)
+
 /* Receives served at once, one after the other, before others have their turn. */
 #define RUN_MOST 16
 
@@ -280,6 +283,23 @@ static uint32_t part_of(const struct proa_op *op, const struct handle *handle)
 										 : PART;
 }
 
+/* How many of the bytes that were gathered go in one call: they end together, so a
+ * large send is not to keep small ones before it from being told of. */
+static uint64_t bytes_together(const struct proa_op *head)
+{
+	uint64_t sum = op_length(head) - flight(head)->moved, left;
+	const struct proa_op *op;
+
+	for (op = flight(head)->next; op != head && (op->options_ & OPT_GATHERED);
+		op = flight(op)->next) {
+		left = op_length(op) - flight(op)->moved;
+		if (sum + left > TOGETHER_MOST)
+			break;
+		sum += left;
+	}
+	return sum;
+}
+
 static int32_t start_send(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
 	struct proa_slice slices[SLICES_MOST];
@@ -295,8 +315,11 @@ static int32_t start_send(struct proa_port *port, struct proa_op *op, struct han
 	if (request == NULL)
 		return PROA_ENOMEM;
 	count = lane_gather(port, op, slices, SLICES_MOST, &bytes, &more);
-	if (bytes > PART_TIMED)
-		count = cut_slices(slices, count, part_of(op, handle));
+	if (bytes > TOGETHER_MOST) {
+		bytes = (size_t)bytes_together(op);
+		count = cut_slices(slices, count,
+			bytes < part_of(op, handle) ? (uint32_t)bytes : part_of(op, handle));
+	}
 	code = winsock_code(WSASend(windows_socket_of(op->handle_), (WSABUF *)slices, (DWORD)count,
 		&n, 0, &request->overlapped, NULL));
 	return request_made(port, handle, request, code, n);
