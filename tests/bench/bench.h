@@ -8,6 +8,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifdef _WIN32
+#	include "like_posix.h" /* before others ask for clocks and calls */
+#endif
 #include "measure.h"
 
 #define ENGINES_MOST 8

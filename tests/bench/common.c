@@ -3,15 +3,17 @@
 
 #include <errno.h>
 #include <math.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#ifndef _WIN32
+#	include <sched.h>
+#	include <signal.h>
+#	include <sys/mman.h>
+#	include <sys/wait.h>
+#	include <unistd.h>
+#endif
 
 void bench_clear(struct bench_result *result)
 {
@@ -39,6 +41,8 @@ void bench_latency(struct bench_result *result, const struct histogram *latency)
 	result->p999 = histogram_share(latency, 0.999);
 	result->most = (double)latency->max;
 }
+
+#ifndef _WIN32 /* else: windows/windows.c */
 
 /* The cores this process was given, before it bound itself to any of them. */
 static const cpu_set_t *allowed_cores(void)
@@ -97,7 +101,7 @@ void bench_reap(pid_t process, char *text, size_t size)
 }
 
 /* A measurement takes well under a minute; one that hangs must not hang us. */
-#define APART_SECONDS 120
+#	define APART_SECONDS 120
 
 static void reap_within(pid_t process, char *text, size_t size)
 {
@@ -147,3 +151,5 @@ void bench_apart(bench_apart_fn *measure, const struct bench_options *options, c
 		for (unsigned i = 0; i < count; i++)
 			bench_fail(&results[i], "%s", ended);
 }
+
+#endif

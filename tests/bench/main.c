@@ -8,7 +8,11 @@
 
 #include <proa/proa.h>
 
+#ifdef _WIN32
+static const char *const known_engines[] = { "iocp", "poll", "select", NULL };
+#else
 static const char *const known_engines[] = { "io_uring", "epoll", "poll", "select", NULL };
+#endif
 
 struct benchmark {
 	const char *name;

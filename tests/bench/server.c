@@ -91,6 +91,9 @@ static int serve(
 	proa_handle listener;
 	int error = 0;
 
+	memset(&line, 0, sizeof line);
+	memset(&echo, 0, sizeof echo);
+	memset(&bulk, 0, sizeof bulk);
 	port = serve_open(engine, &listener, &hello);
 	if (port != NULL && kind == SERVER_ECHO)
 		error = echo_serve(&echo, port, listener, options->size);
@@ -108,13 +111,78 @@ static int serve(
 	return proa_port_close(port) == 0 ? 0 : 1;
 }
 
-int server_start(struct server *server, enum server_kind kind, const struct bench_options *options,
-	const char *engine, struct bench_result *result)
+/* All `length` of it: MSG_WAITALL is not kept everywhere. */
+static bool line_read(int line, void *to, size_t length)
 {
-	struct hello hello;
+	size_t done = 0;
+
+	while (done < length) {
+		ssize_t n = recv(line, (char *)to + done, length - done, 0);
+
+		if (n <= 0)
+			return false;
+		done += (size_t)n;
+	}
+	return true;
+}
+
+#ifdef _WIN32
+
+struct start {
+	enum server_kind kind;
+	const struct bench_options *options;
+	const char *engine;
+	int line;
+};
+
+static void *server_thread(void *argument)
+{
+	struct start *start = argument;
+	int code = serve(start->kind, start->options, start->engine, start->line);
+
+	free(start);
+	return (void *)(intptr_t)code;
+}
+
+static int server_launch(struct server *server, enum server_kind kind,
+	const struct bench_options *options, const char *engine, struct bench_result *result)
+{
+	struct start *start = malloc(sizeof *start);
 	int ends[2];
 
-	bench_cores();
+	if (start == NULL || posix_pair(ends) != 0) {
+		bench_fail(result, "no line to the server");
+		free(start);
+		return -1;
+	}
+	*start = (struct start) { kind, options, engine, ends[1] };
+	server->line = ends[0];
+	if (pthread_create(&server->thread, NULL, server_thread, start) == 0)
+		return 0;
+	bench_fail(result, "no thread for the server");
+	close(ends[0]);
+	close(ends[1]);
+	free(start);
+	return -1;
+}
+
+static void server_end(struct server *server, char *text, size_t size)
+{
+	void *code;
+
+	pthread_join(server->thread, &code);
+	text[0] = '\0';
+	if (code != NULL)
+		snprintf(text, size, "the server failed");
+}
+
+#else
+
+static int server_launch(struct server *server, enum server_kind kind,
+	const struct bench_options *options, const char *engine, struct bench_result *result)
+{
+	int ends[2];
+
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
 		bench_fail(result, "socketpair: %s", strerror(errno));
 		return -1;
@@ -128,12 +196,29 @@ int server_start(struct server *server, enum server_kind kind, const struct benc
 	}
 	close(ends[1]);
 	server->line = ends[0];
-	if (server->process < 0) {
-		bench_fail(result, "fork: %s", strerror(errno));
-		close(ends[0]);
+	if (server->process >= 0)
+		return 0;
+	bench_fail(result, "fork: %s", strerror(errno));
+	close(ends[0]);
+	return -1;
+}
+
+static void server_end(struct server *server, char *text, size_t size)
+{
+	bench_reap(server->process, text, size);
+}
+
+#endif
+
+int server_start(struct server *server, enum server_kind kind, const struct bench_options *options,
+	const char *engine, struct bench_result *result)
+{
+	struct hello hello;
+
+	bench_cores();
+	if (server_launch(server, kind, options, engine, result) != 0)
 		return -1;
-	}
-	if (recv(ends[0], &hello, sizeof hello, MSG_WAITALL) != (ssize_t)sizeof hello) {
+	if (!line_read(server->line, &hello, sizeof hello)) {
 		server_stop(server, result);
 		return -1;
 	}
@@ -153,7 +238,7 @@ int server_usage(struct server *server, struct server_usage *out)
 {
 	if (send(server->line, "?", 1, MSG_NOSIGNAL) != 1)
 		return -1;
-	return recv(server->line, out, sizeof *out, MSG_WAITALL) == (ssize_t)sizeof *out ? 0 : -1;
+	return line_read(server->line, out, sizeof *out) ? 0 : -1;
 }
 
 void server_stop(struct server *server, struct bench_result *result)
@@ -161,7 +246,7 @@ void server_stop(struct server *server, struct bench_result *result)
 	char ended[ERROR_TEXT];
 
 	close(server->line);
-	bench_reap(server->process, ended, sizeof ended);
+	server_end(server, ended, sizeof ended);
 	if (ended[0] != '\0')
 		bench_fail(result, "%s", ended);
 	else if (result->error[0] == '\0' && result->rate != result->rate)

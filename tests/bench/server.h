@@ -1,5 +1,5 @@
 /* The process that serves: forked, on core 0, with a line by which it is asked
- * what it has used so far. */
+ * what it has used so far. On Windows it is a thread. */
 #ifndef PROA_BENCH_SERVER_H
 #define PROA_BENCH_SERVER_H
 
@@ -10,7 +10,11 @@
 enum server_kind { SERVER_ECHO, SERVER_BULK, SERVER_BULK_FILE };
 
 struct server {
+#ifdef _WIN32
+	pthread_t thread;
+#else
 	pid_t process;
+#endif
 	int line;
 	struct sockaddr_in address;
 };
