@@ -422,9 +422,8 @@ static int32_t start_connect(
 
 	if (handle->type == HANDLE_DATAGRAM || (family != AF_INET && family != AF_INET6))
 		return start_direct(port, op, flags);
-	if (to->length <
-		(family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6)))
-		return PROA_EINVAL; /* ConnectEx() has several words for it */
+	if (!windows_is_whole(to))
+		return PROA_EINVAL;
 	call = connect_function(iocp_of(port), fd, handle);
 	if (call == NULL)
 		return start_direct(port, op, flags);

@@ -420,6 +420,8 @@ static int32_t try_connect(
 
 	port->stats.system_calls++;
 	if ((op->options_ & OPT_CONNECTING) == 0) {
+		if (!windows_is_whole(to))
+			return PROA_EINVAL;
 		if (op->kind_ == PROA_OP_CONNECT && handle->type == HANDLE_DATAGRAM)
 			windows_tell_refusals(fd, true);
 		if (connect(windows_socket_of(fd), &to->to.any, (int)to->length) == 0)

@@ -52,6 +52,20 @@ void windows_tell_refusals(int fd, bool tell);
 /* A function of the socket provider's, such as ConnectEx; NULL: not there. */
 void *windows_extension(int fd, const GUID *which);
 
+/* Is an address of the internet as long as it should be? For others Winsock has
+ * several words. */
+static inline bool windows_is_whole(const struct proa_address *address)
+{
+	switch (address->to.any.sa_family) {
+	case AF_INET:
+		return address->length >= sizeof(struct sockaddr_in);
+	case AF_INET6:
+		return address->length >= sizeof(struct sockaddr_in6);
+	default:
+		return true;
+	}
+}
+
 /* file.c: reads from `offset` on, be the handle overlapped or not: bytes, 0 at the
  * end of the file, or an error. Blocks. */
 int32_t windows_read_at(int file, uint64_t offset, void *buffer, uint32_t length);

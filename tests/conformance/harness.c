@@ -170,22 +170,33 @@ bool test_on_wine(void)
 }
 
 #ifdef _WIN32
+/* As a port is told of a child: Winsock has an event for each thread that calls it. */
 static void CALLBACK hear_of_event(void *argument, BOOLEAN late)
 {
-	(void)argument;
+	int *pair = argument;
+
 	(void)late;
+	if (pair != NULL)
+		send(pair[0], "", 1, 0);
 }
 
 /* The system's own thread pool, by which ends of children are told. It ends its threads
  * when they have had nothing to do for some seconds, and with them go handles that
  * were counted: so it has something to wait for as long as the process is there. */
-static void warm_up_waits(void)
+static void warm_up_waits(int *pair)
 {
-	HANDLE event = CreateEventA(NULL, TRUE, FALSE, NULL), wait;
+	HANDLE never = CreateEventA(NULL, TRUE, FALSE, NULL);
+	HANDLE now = CreateEventA(NULL, TRUE, TRUE, NULL), wait;
+	char byte;
 
-	CHECK(event != NULL);
-	CHECK(RegisterWaitForSingleObject(&wait, event, hear_of_event, NULL, INFINITE,
+	CHECK(never != NULL && now != NULL);
+	CHECK(RegisterWaitForSingleObject(&wait, never, hear_of_event, NULL, INFINITE,
 		WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD));
+	CHECK(RegisterWaitForSingleObject(&wait, now, hear_of_event, pair, INFINITE,
+		WT_EXECUTEONLYONCE | WT_EXECUTEINWAITTHREAD));
+	CHECK_INT(recv(pair[1], &byte, 1, 0), 1);
+	UnregisterWaitEx(wait, INVALID_HANDLE_VALUE);
+	CloseHandle(now);
 }
 #endif
 
@@ -199,11 +210,11 @@ void test_warm_up(void)
 	/* Winsock, the engine and the thread library keep handles of their own from
 	 * the first use on. */
 	CHECK_SYSTEM(posix_pair(pair));
+	warm_up_waits(pair);
 	close(pair[0]);
 	close(pair[1]);
 	CHECK_INT(proa_port_open(NULL, &port), 0);
 	test_close(port);
-	warm_up_waits();
 #endif
 }
 

@@ -90,6 +90,12 @@ int test_system(const char *file, int line, const char *text, long long value);
 			test_skip(__VA_ARGS__); \
 	} while (0)
 bool test_on_wine(void);
+#define SKIP_WITHOUT_RESETS()                                                           \
+	do {                                                                            \
+		if (test_on_wine() && strcmp(test_engine(), "iocp") != 0)               \
+			test_skip("wine's WSAPoll() and select() take the word of a "   \
+				  "reset away from the receive that would tell of it"); \
+	} while (0)
 
 /* ---- Ports ---- */
 

@@ -450,6 +450,7 @@ TEST(8, "receives", reset_in_mid_recv_all)
 	char bytes[1000];
 	struct record record;
 
+	SKIP_WITHOUT_RESETS();
 	record_init(&record, port);
 	proa_prep_recv(&record.op, ends.ours, bytes, sizeof(bytes), PROA_ALL);
 	record_submit(&record);
@@ -745,22 +746,27 @@ TEST_SLOW(9, "order of sends", hundred_thousand_sends)
 		struct ends ends = maker->make(true);
 		struct peer_reader reader = { .fd = ends.peer };
 
+		int sends = SENDS;
+#ifdef _WIN32
+		/* Emulation: a pipe's sends go through a worker, one by one. */
+		sends = maker->socket ? SENDS : SENDS / 10;
+#endif
 		printf("%s\n", maker->name);
 		sent_in_order = sent_wrong = 0;
 		next_sent = ops;
-		for (int i = 0; i < SENDS; i++) {
+		for (int i = 0; i < sends; i++) {
 			proa_op_init(&ops[i], port, (void *)(intptr_t)LENGTH);
 			proa_prep_send(&ops[i], ends.ours, bytes + i * LENGTH, LENGTH, 0);
 			proa_submit(&ops[i], sent_next);
 		}
-		CHECK_INT(proa_in_flight(port), SENDS);
+		CHECK_INT(proa_in_flight(port), sends);
 		CHECK_INT(sent_in_order, 0);
 		peer_reader_start(&reader);
-		RUN_UNTIL(port, sent_in_order == SENDS);
+		RUN_UNTIL(port, sent_in_order == (uint64_t)sends);
 		CHECK_INT(sent_wrong, 0);
 		close_handle(port, ends.ours);
 		peer_reader_join(&reader);
-		CHECK_INT(reader.total, SENDS * LENGTH);
+		CHECK_INT(reader.total, sends * LENGTH);
 		CHECK_INT(reader.wrong, UINT64_MAX);
 		close(ends.peer);
 	}

@@ -313,21 +313,6 @@ int descriptors_all(void)
 	return posix_handles();
 }
 
-/* A port's workers stay until its end, each with a handle: no test counts those while
- * the port is open. */
-int descriptors_open(void)
-{
-	static bool open[HANDLES_MOST];
-	int count;
-
-	memset(open, 0, sizeof(open));
-	count = posix_list_handles(open, HANDLES_MOST);
-	for (int i = 0; i < HANDLES_MOST; i++)
-		if (open[i] && GetThreadId(handle_in(i * 4)) != 0)
-			count--;
-	return count;
-}
-
 /* What it is a handle of, as far as the system tells: "File", "Event". */
 static void name_type(HANDLE handle, char *out, size_t size)
 {
@@ -340,6 +325,29 @@ static void name_type(HANDLE handle, char *out, size_t size)
 	if (NtQueryObject(handle, ObjectTypeInformation, &about, sizeof(about), NULL) == 0)
 		snprintf(out, size, "%.*ls", (int)(about.type.TypeName.Length / sizeof(WCHAR)),
 			about.type.TypeName.Buffer);
+}
+
+/* A port's workers stay until its end, each with a handle, and with an event of
+ * Winsock's: no test counts those while the port is open. */
+static bool is_of_threads(HANDLE handle)
+{
+	char type[64];
+
+	name_type(handle, type, sizeof(type));
+	return strcmp(type, "Thread") == 0 || strcmp(type, "Event") == 0;
+}
+
+int descriptors_open(void)
+{
+	static bool open[HANDLES_MOST];
+	int count;
+
+	memset(open, 0, sizeof(open));
+	count = posix_list_handles(open, HANDLES_MOST);
+	for (int i = 0; i < HANDLES_MOST; i++)
+		if (open[i] && is_of_threads(handle_in(i * 4)))
+			count--;
+	return count;
 }
 
 void descriptors_differ(const struct descriptors *note)
