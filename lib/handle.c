@@ -219,13 +219,15 @@ int proa_attach(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle;
 
-	return handle_tie(port, fd, &handle);
+	return port_visit(port) ? handle_tie(port, fd, &handle) : PROA_EINVAL;
 }
 
 int proa_detach(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle = handle_find(port, fd);
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	if (handle == NULL || (handle->state & HANDLE_TIED) == 0)
 		return PROA_EBADF;
 	if (!handle_idle(handle) || handle->undelivered > 0)
@@ -239,6 +241,8 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 	struct handle *handle = handle_find(port, fd);
 	enum handle_type type = HANDLE_UNKNOWN;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	if (handle != NULL && !handle_idle(handle))
 		return PROA_EBUSY;
 	if (owned_by_another(port, fd))

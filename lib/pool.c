@@ -245,6 +245,8 @@ int proa_pool_open_sized(struct proa_port *port, const struct proa_pool_options 
 	int error;
 
 	*out = NULL;
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	if (given != NULL) {
 		for (size_t i = sizeof options; i < size; i++)
 			if (((const unsigned char *)given)[i] != 0)
@@ -329,6 +331,8 @@ void proa_pool_close(struct proa_pool *pool)
 	if (pool == NULL)
 		return;
 	port = pool->port;
+	if (port != NULL && !port_visit(port))
+		return;
 	if (port != NULL) {
 		user = pool_user(port, pool);
 		if (user != NULL) {
@@ -421,8 +425,11 @@ static void lend(
 
 struct proa_buffer *proa_pool_take(struct proa_pool *pool)
 {
-	struct proa_buffer *buffer = pool_take_free(pool);
+	struct proa_buffer *buffer;
 
+	if (pool->port != NULL && !port_visit(pool->port))
+		return NULL;
+	buffer = pool_take_free(pool);
 	if (buffer != NULL) {
 		lend(pool, buffer, PROA_NO_HANDLE, 0);
 		if (pool->port != NULL)

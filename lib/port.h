@@ -328,6 +328,13 @@ static inline bool port_enter(struct proa_port *port, const struct proa_op *op)
 		       port->fork_generation == process_generation) ||
 	       port_enter_slow(port, op);
 }
+/* The same for calls that set things up, as a thread may do before the port's own
+ * begins: it is none's yet, and stays so. */
+static inline bool port_visit(struct proa_port *port)
+{
+	return (port->owner == NULL && port->fork_generation == process_generation) ||
+	       port_enter(port, NULL);
+}
 /* In another loop's hands: makes its descriptor readable. */
 void port_kick(struct proa_port *port);
 /* What the engine does when port->wake_handle is readable. */

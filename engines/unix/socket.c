@@ -276,6 +276,8 @@ int proa_listen_sized(struct proa_port *port, const char *where,
 	struct proa_address address;
 	int fd, code;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	code = sized_copy(&options, sizeof options, theirs, size);
 	if (code < 0)
 		return code;
@@ -301,7 +303,7 @@ int proa_socket(struct proa_port *port, const struct proa_address *like, enum pr
 {
 	int fd, code;
 
-	if (type != PROA_STREAM && type != PROA_DATAGRAM)
+	if (!port_visit(port) || (type != PROA_STREAM && type != PROA_DATAGRAM))
 		return PROA_EINVAL;
 	fd = unix_socket(like->to.any.sa_family, type == PROA_STREAM ? SOCK_STREAM : SOCK_DGRAM);
 	if (fd < 0)
@@ -316,6 +318,8 @@ int proa_pair(struct proa_port *port, proa_handle out[2])
 {
 	int ends[2], code;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCKET_FLAGS, 0, ends) < 0)
 		return unix_error(errno);
 	if (socket_finish(ends[0]) < 0 || socket_finish(ends[1]) < 0) {
@@ -342,6 +346,8 @@ int proa_pipe(struct proa_port *port, int reading, proa_handle *ours, proa_handl
 {
 	int ends[2], code, mine, childs;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	code = unix_pipe(ends);
 	if (code < 0)
 		return code;

@@ -56,9 +56,12 @@ static HANDLE open_theirs(bool reading, const WCHAR *name)
 int proa_pipe(struct proa_port *port, int reading, proa_handle *ours, proa_handle *theirs)
 {
 	WCHAR name[NAME_ROOM];
-	HANDLE mine = open_ours(reading != 0, name), childs;
+	HANDLE mine, childs;
 	int error;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
+	mine = open_ours(reading != 0, name);
 	if (mine == INVALID_HANDLE_VALUE)
 		return windows_error();
 	/* The end that is opened by its name is connected at once: no

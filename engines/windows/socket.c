@@ -220,6 +220,8 @@ int proa_listen_sized(struct proa_port *port, const char *where,
 	struct proa_address address;
 	int fd, code;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
 	code = sized_copy(&options, sizeof options, theirs, size);
 	if (code < 0)
 		return code;
@@ -242,7 +244,7 @@ int proa_socket(struct proa_port *port, const struct proa_address *like, enum pr
 {
 	int fd, code;
 
-	if (type != PROA_STREAM && type != PROA_DATAGRAM)
+	if (!port_visit(port) || (type != PROA_STREAM && type != PROA_DATAGRAM))
 		return PROA_EINVAL;
 	fd = windows_socket(like->to.any.sa_family, type == PROA_STREAM ? SOCK_STREAM : SOCK_DGRAM);
 	if (fd < 0)
@@ -359,8 +361,11 @@ int windows_pair(int ends[2])
 
 int proa_pair(struct proa_port *port, proa_handle out[2])
 {
-	int ends[2], code = windows_pair(ends);
+	int ends[2], code;
 
+	if (!port_visit(port))
+		return PROA_EINVAL;
+	code = windows_pair(ends);
 	if (code < 0)
 		return code;
 	code = handle_adopt(port, ends[0], HANDLE_TCP, true);

@@ -1259,7 +1259,48 @@ TEST(3, "misuse: free of an op in flight", misuse_of_a_buffer_in_flight)
 	test_close(port);
 }
 
-static void act_pool_close(void *argument)
+static void act_attach(void *argument)
+{
+	proa_attach(argument, 0);
+}
+
+static void act_detach(void *argument)
+{
+	proa_detach(argument, 0);
+}
+
+static void act_discard(void *argument)
+{
+	proa_discard(argument, 0);
+}
+
+static void act_pair(void *argument)
+{
+	proa_handle ends[2];
+
+	proa_pair(argument, ends);
+}
+
+static void act_listen(void *argument)
+{
+	proa_handle listener;
+
+	proa_listen(argument, "127.0.0.1:0", NULL, &listener);
+}
+
+static void act_open_pool(void *argument)
+{
+	struct proa_pool *pool;
+
+	proa_pool_open(argument, NULL, &pool);
+}
+
+static void act_take(void *argument)
+{
+	proa_pool_take(argument);
+}
+
+static void act_close_pool(void *argument)
 {
 	proa_pool_close(argument);
 }
@@ -1280,7 +1321,7 @@ TEST(3, "misuse: the end of a pool in use", misuse_of_a_pool_in_use)
 #ifdef NDEBUG
 	test_skip("without assertions a receive that waits for data is not looked for");
 #endif
-	CHECK(is_misuse(act_pool_close, pool));
+	CHECK(is_misuse(act_close_pool, pool));
 	CHECK(misused == &record.op);
 	proa_pool_close(unused);
 	close_handle(port, ends.ours);
@@ -1293,6 +1334,7 @@ TEST(3, "misuse: the end of a pool in use", misuse_of_a_pool_in_use)
 struct trespass {
 	struct proa_port *port;
 	struct record *record;
+	struct proa_pool *pool;
 	int caught;
 };
 
@@ -1311,6 +1353,14 @@ static void *trespass(void *argument)
 	trespass->caught += is_misuse(act_run, trespass->port);
 	trespass->caught += is_misuse(act_run_once, trespass->port);
 	trespass->caught += is_misuse(act_wait, trespass->port);
+	trespass->caught += is_misuse(act_attach, trespass->port);
+	trespass->caught += is_misuse(act_detach, trespass->port);
+	trespass->caught += is_misuse(act_discard, trespass->port);
+	trespass->caught += is_misuse(act_pair, trespass->port);
+	trespass->caught += is_misuse(act_listen, trespass->port);
+	trespass->caught += is_misuse(act_open_pool, trespass->port);
+	trespass->caught += is_misuse(act_take, trespass->pool);
+	trespass->caught += is_misuse(act_close_pool, trespass->pool);
 	CHECK(!proa_op_pending(&own.op));
 	return NULL;
 }
@@ -1324,14 +1374,16 @@ TEST(3, "misuse: another thread", misuse_by_a_second_thread)
 
 	record_init(&record, port);
 	other.record = &record;
+	CHECK_INT(proa_pool_open(port, NULL, &other.pool), 0);
 	proa_prep_timer(&record.op, 100 * PROA_MILLISECOND);
 	record_submit(&record);
 	CHECK_INT(pthread_create(&thread, NULL, trespass, &other), 0);
 	CHECK_INT(pthread_join(thread, NULL), 0);
-	CHECK_INT(other.caught, 8);
+	CHECK_INT(other.caught, 16);
 	RUN_UNTIL(port, record.finals == 1);
 	CHECK_INT(record.last, 0);
 	CHECK_INT(proa_in_flight(port), 0);
+	proa_pool_close(other.pool);
 	test_close(port);
 }
 
