@@ -75,14 +75,8 @@ void op_progressed(struct proa_port *port, struct proa_op *op)
 	op_limit(port, op);
 }
 
-void proa_op_timeout(struct proa_op *op, int64_t ns)
+static void limit_changed(struct proa_op *op)
 {
-	if (op->state_ != OP_IDLE && !port_enter(op->port, op))
-		return;
-	op->timeout_ = ns;
-	/* A connect has no progress short of its end: its time counts from the start. */
-	if (op->state_ != OP_IDLE && op_is_dated(op) && !op_connects(op))
-		flight(op)->moved = 0;
 	if (op->state_ != OP_IDLE && op->state_ != OP_LINKED && op->state_ != OP_READY &&
 		op->state_ != OP_POSTED) {
 		if (op_limit(op->port, op) < 0)
@@ -92,12 +86,36 @@ void proa_op_timeout(struct proa_op *op, int64_t ns)
 	}
 }
 
+void proa_op_timeout(struct proa_op *op, int64_t ns)
+{
+	if (op->state_ != OP_IDLE && !port_enter(op->port, op))
+		return;
+	op->timeout_ = ns;
+	/* A connect has no progress short of its end: its time counts from the start. */
+	if (op->state_ != OP_IDLE && op_is_dated(op) && !op_connects(op))
+		flight(op)->moved = 0;
+	limit_changed(op);
+}
+
 void proa_op_deadline(struct proa_op *op, int64_t when)
 {
-	int64_t timeout = op->timeout_;
+	struct proa_port *port = op->port;
+	int64_t before = op->deadline_, due;
 
+	if (op->state_ != OP_IDLE && !port_enter(port, op))
+		return;
 	op->deadline_ = when;
-	proa_op_timeout(op, timeout);
+	/* Its place in the heap says when all else is due, if that is before the
+	 * former deadline: a timeout must not begin again. */
+	due = op->state_ == OP_IDLE || op->state_ == OP_READY ? PROA_FOREVER
+							      : timer_due(&port->timers, op);
+	if (due >= before) {
+		limit_changed(op);
+	} else if (when < due) {
+		timer_arm(&port->timers, op, when); /* it has a place: this can't fail */
+		if (port->external && !port->dispatching)
+			port_kick(port);
+	}
 }
 
 bool op_is_timer(const struct proa_op *op)

@@ -507,6 +507,37 @@ TEST(15, "changed in flight", deadline_changed_in_flight)
 	test_close(port);
 }
 
+/* To move the one limit gives no time on the other. */
+TEST(15, "changed in flight", moved_deadline_leaves_the_timeout)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	int64_t start = test_clock(), limit = scaled(100 * MS);
+	struct record record;
+	char byte;
+
+	record_init(&record, port);
+	proa_prep_recv(&record.op, ends.ours, &byte, 1, 0);
+	proa_op_timeout(&record.op, limit);
+	record_submit(&record);
+	while (record.finals == 0 && test_clock() - start < 20 * limit) {
+		proa_op_deadline(&record.op, test_clock() + NEVER);
+		run_for(port, limit / 4);
+	}
+	CHECK_INT(record.finals, 1);
+	CHECK_INT(record.last, PROA_ETIMEDOUT);
+	CHECK(test_clock() - start >= limit);
+	proa_prep_recv(&record.op, ends.ours, &byte, 1, 0);
+	proa_op_timeout(&record.op, NEVER);
+	record_submit(&record);
+	proa_op_deadline(&record.op, test_clock() + 10 * MS);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, PROA_ETIMEDOUT);
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	test_close(port);
+}
+
 TEST(15, "changed in flight", limits_of_a_dial_changed_in_flight)
 {
 	struct proa_port *port = test_port();
