@@ -166,8 +166,13 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 	if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
 		op->buffer_ == NULL)
 		return PROA_EINVAL;
-	if (op->kind_ >= PROA_OP_READ && op->kind_ <= PROA_OP_WRITEV && handle->type != HANDLE_FILE)
-		return PROA_ESPIPE; /* no place has an offset there */
+	if (op->kind_ >= PROA_OP_READ && op->kind_ <= PROA_OP_WRITEV) {
+		if (handle->type != HANDLE_FILE)
+			return PROA_ESPIPE; /* no place has an offset there */
+		/* To some systems an offset of -1 is the file's own position. */
+		if (op->argument_ > INT64_MAX - MOST_BYTES)
+			return PROA_EINVAL;
+	}
 	if (handle != NULL && (handle->state & HANDLE_DEAD) && (kind & K_HANDLE))
 		return PROA_ENOTCONN;
 	return 0;

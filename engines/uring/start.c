@@ -512,7 +512,8 @@ int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 	if (op->kind_ == PROA_OP_CHILD)
 		return start_direct(port, op, flags);
 	handle = handle_find(port, op->handle_);
-	if (handle->type == HANDLE_FILE && op->kind_ != PROA_OP_SHUTDOWN) {
+	if (handle->type == HANDLE_FILE && (op_sends(op) || op_receives(op)) &&
+		op->kind_ != PROA_OP_SHUTDOWN) {
 		*flags = STEP_IS_FINAL;
 		return file_try(op);
 	}

@@ -501,6 +501,13 @@ TEST(26, "bad input", files)
 	proa_prep_writev(&record.op, file, slices, 2, 0);
 	CHECK_INT(record_run(&record), PROA_EINVAL);
 	CHECK_INT(read_at(port, file, room, 8, UINT64_C(1) << 63), PROA_EINVAL);
+	CHECK_INT(read_at(port, file, room, 8, UINT64_MAX), PROA_EINVAL);
+	CHECK_INT(write_at(port, file, room, 8, UINT64_MAX), PROA_EINVAL);
+	CHECK_INT(write_at(port, file, room, 0, UINT64_MAX), PROA_EINVAL);
+	proa_prep_readv(&record.op, file, slices, 1, UINT64_MAX);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_accept(&record.op, file, NULL, 0);
+	CHECK_INT(record_run(&record), PROA_ENOTSOCK);
 	CHECK(write_at(port, file, room, 8, INT64_MAX - 3) < 0);
 	CHECK(write_at(port, file, NULL, 8, 0) < 0);
 	CHECK(read_at(port, file, NULL, 8, 0) < 0);
