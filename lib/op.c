@@ -158,8 +158,11 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 	if (kind & K_SLICES || op->kind_ == PROA_OP_SENDMSG || op->kind_ == PROA_OP_RECVMSG)
 		if (op_length(op) > MOST_BYTES)
 			return PROA_EINVAL;
-	if (op->kind_ == PROA_OP_RECV && op->length_ == 0 && !datagram)
+	if ((op->kind_ == PROA_OP_RECV || op->kind_ == PROA_OP_RECVFROM) && op->length_ == 0 &&
+		!datagram)
 		return PROA_EINVAL; /* 0 would read as the end of the stream */
+	if (op_borrows(op) && (op->flags_ & (PROA_ALL | PROA_PEEK)))
+		return PROA_EINVAL; /* what is lent is taken, as much as came */
 	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) &&
 		(handle->type == HANDLE_PIPE || handle->type == HANDLE_FILE))
 		return PROA_EINVAL; /* what is read there is gone */

@@ -31,6 +31,8 @@ static bool op_fulfilled(const struct proa_op *op, const struct handle *handle, 
 	case PROA_OP_READV:
 		return flight(op)->moved == op_length(op);
 	case PROA_OP_RECV_LENT:
+	case PROA_OP_RECVFROM:
+	case PROA_OP_RECVMSG:
 		return result > 0;
 	default:
 		return true;

@@ -251,6 +251,42 @@ TEST(8, "sends are whole", send_of_nothing)
 	test_close(port);
 }
 
+/* The receives for messages meet a stream's end as all others do. */
+TEST(8, "receives", messages_at_the_end_of_a_stream)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	struct record records[3];
+	struct proa_pool *pool;
+	char room[8];
+	struct proa_slice slice = SLICE(room, sizeof(room));
+	struct proa_message message = { .slices = &slice, .slice_count = 1 };
+
+	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
+	for (int i = 0; i < 3; i++)
+		record_init(&records[i], port);
+	peer_write(ends.peer, "ab", 2);
+	proa_prep_recv_lent(&records[0].op, ends.ours, pool, PROA_PEEK);
+	CHECK_INT(record_run(&records[0]), PROA_EINVAL);
+	proa_prep_recv_multi(&records[0].op, ends.ours, pool, PROA_ALL);
+	CHECK_INT(record_run(&records[0]), PROA_EINVAL);
+	proa_prep_recvfrom(&records[0].op, ends.ours, room, 0, NULL, 0);
+	CHECK_INT(record_run(&records[0]), PROA_EINVAL);
+	proa_prep_recvfrom(&records[0].op, ends.ours, room, sizeof(room), NULL, 0);
+	CHECK_INT(record_run(&records[0]), 2);
+	close(ends.peer);
+	proa_prep_recvmsg(&records[0].op, ends.ours, &message, 0);
+	proa_prep_timer(&records[1].op, 0);
+	proa_link(&records[0].op, &records[1].op, recorded);
+	record_submit(&records[0]);
+	RUN_UNTIL(port, records[1].finals == 1);
+	CHECK_INT(records[0].last, 0);
+	CHECK_INT(records[1].last, PROA_ECANCELED);
+	close_handle(port, ends.ours);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(8, "lengths", length_out_of_range)
 {
 	struct proa_port *port = test_port();
