@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engines/engine.h"
+#include "engines/system.h"
 #include "lib/thread.h"
 
 #define BLOCK_BUFFERS 64u /* allocated together */
@@ -744,6 +745,10 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 		result = (int32_t)(intptr_t)flight(op)->is.engine;
 	if (LIKELY(flags & PROA_LENT)) {
 		buffer = pool_buffer(pool, LENT_ID(flags));
+		if (UNLIKELY(result == 0) && system_has_ended(op->handle_)) {
+			put_back(port, pool, buffer);
+			return pool_ended(port, op, 0);
+		}
 		flight(op)->moved += buffer->length;
 		if (op->kind_ == PROA_OP_RECV_MULTI)
 			return multi_received(

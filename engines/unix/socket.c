@@ -5,7 +5,9 @@
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -168,6 +170,19 @@ static enum handle_type socket_type(int fd)
 		return HANDLE_TCP;
 #endif
 	return HANDLE_STREAM;
+}
+
+bool system_has_ended(proa_handle fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
+	int type = 0, waiting = 0;
+	socklen_t length = sizeof type;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_SEQPACKET)
+		return false;
+	/* What was sent before the end comes first. */
+	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP)) != 0 &&
+	       ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0;
 }
 
 int system_classify(int fd, enum handle_type *type, bool *blocking)

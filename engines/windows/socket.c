@@ -213,6 +213,12 @@ static enum handle_type handle_type_of(
 				   : HANDLE_DATAGRAM;
 }
 
+bool system_has_ended(proa_handle fd)
+{
+	(void)fd; /* there are no SOCK_SEQPACKET sockets */
+	return false;
+}
+
 int proa_listen_sized(struct proa_port *port, const char *where,
 	const struct proa_listen_options *theirs, size_t size, proa_handle *out)
 {

@@ -1668,6 +1668,41 @@ TEST(12, "zero length", empty_datagrams_end_nothing)
 	test_close(port);
 }
 
+/* Of a connection that keeps messages apart an empty one is one, as long as it lasts. */
+TEST(12, "zero length", end_of_a_connection_of_messages)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 100, 8, 8, 8);
+	struct ends ends = unix_ends_of(SOCK_SEQPACKET);
+	struct record record;
+
+	record_init(&record, port);
+	start_multi(&record, ends.ours, pool);
+	CHECK_SYSTEM(send(ends.peer, "one", 3, 0));
+	CHECK_SYSTEM(send(ends.peer, "", 0, 0));
+	run_quiet(port);
+	CHECK_SYSTEM(send(ends.peer, "two", 3, 0));
+	close(ends.peer);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.count, 4);
+	CHECK_INT(record.results[0], 3);
+	CHECK_INT(record.results[1], 0);
+	CHECK(record.flags[1] & PROA_MORE);
+	CHECK_INT(record.results[2], 3);
+	CHECK_INT(record.last, 0);
+	CHECK_INT(pool_lent(pool), 3);
+	for (int i = 0; i < 3; i++)
+		proa_give_back(record.lent[i]);
+	start_lent(&record, ends.ours, pool);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, 0);
+	CHECK_INT(record.flags[0] & PROA_LENT, 0);
+	close_handle(port, ends.ours);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(12, "zero length", empty_datagram_breaks_no_chain)
 {
 	struct proa_port *port = test_port();
