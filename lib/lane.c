@@ -24,7 +24,8 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 	while ((op = *lane) != NULL && op->state_ == OP_WAITING) {
 		if (UNLIKELY(op->options_ & OPT_CANCEL))
 			op_end(port, op, PROA_ECANCELED, 0);
-		else if (!op_borrows(op) || pool_admits(port, op, handle)) /* else paused, or ended */
+		else if (!op_borrows(op) ||
+			 pool_admits(port, op, handle)) /* else paused, or ended */
 			op_start(port, op);
 	}
 	if (sends)

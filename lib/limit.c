@@ -46,8 +46,8 @@ int op_limit(struct proa_port *port, struct proa_op *op)
 
 		if (op_is_dated(op) && flight(op)->moved == 0)
 			flight(op)->moved = (uint64_t)clock_now();
-		at = later(op_is_dated(op) ? (int64_t)flight(op)->moved : clock_now(),
-			op->timeout_);
+		at = later(
+			op_is_dated(op) ? (int64_t)flight(op)->moved : clock_now(), op->timeout_);
 		if ((op->options_ & (OPT_SHARE | OPT_POOL)) == 0 && at < due)
 			due = at;
 	}
@@ -139,8 +139,8 @@ void timer_begin(struct proa_port *port, struct proa_op *op)
 	else if (op->kind_ == PROA_OP_TIMER_AT)
 		due = (int64_t)op->argument_;
 	else
-		due = later(clock_now(),
-			(int64_t)((uint64_t)op->flags_ << 32 | (uint32_t)op->length_));
+		due = later(
+			clock_now(), (int64_t)((uint64_t)op->flags_ << 32 | (uint32_t)op->length_));
 	flight(op)->moved = (uint64_t)due;
 	error = UNLIKELY(op_limited(op)) ? op_limit(port, op) : timer_arm(&port->timers, op, due);
 	if (error < 0)
