@@ -18,7 +18,7 @@ enum proa_port_mode {
 struct proa_port_options {
 	const char *engine; /* NULL: PROA_ENGINE, else the best that works */
 	enum proa_port_mode mode; /* PROA_LOCAL unless said */
-	uint32_t entries; /* size of the rings, a hint */
+	uint32_t entries; /* size of the rings, a hint; 0: 1,024; at most 32,768 */
 	uint32_t max_inflight; /* 0: no limit; past it ops complete with EAGAIN */
 	uint32_t workers; /* most worker threads; 0: 4 */
 	uint32_t concurrency; /* shared: threads that run at once; 0: one a CPU */
@@ -60,7 +60,8 @@ PROA_API int proa_run(struct proa_port *port);
 PROA_API int proa_run_once(struct proa_port *port, int64_t timeout);
 
 /* Takes up to `max` completions, waiting up to `timeout` ns for the first. Their
- * number (0: time is up, or woken), or PROA_ESHUTDOWN; never PROA_EINTR. All ops
+ * number (0: time is up, or woken), PROA_ESHUTDOWN, or PROA_EINVAL for a `max` below
+ * 1; never PROA_EINTR, and proa_stop() does not end it. All ops
  * with a final completion in the batch are the caller's from here on: do not free
  * what a later entry names. From the port's threads. */
 PROA_API int proa_wait(
@@ -93,7 +94,9 @@ PROA_API size_t proa_in_flight(const struct proa_port *port);
 
 /* Ties a foreign handle to this port, as its first op would; changes no flag that
  * other processes share. Handles that the library makes are tied already. 0, or
- * PROA_EINVAL if it is another port's, or another error. From the port's thread. */
+ * PROA_EINVAL if it is another port's, or another error. One that is tied is closed by
+ * proa_prep_close() or proa_discard(), or else detached first: its number would be
+ * taken for the same handle again. From the port's thread. */
 PROA_API int proa_attach(struct proa_port *port, proa_handle handle);
 
 /* Undoes it, for another port or another owner. PROA_EBUSY with ops in flight;
@@ -117,7 +120,7 @@ PROA_API int proa_release(struct proa_port *port, proa_handle handle);
  * From the port's thread. */
 PROA_API proa_handle proa_port_descriptor(struct proa_port *port);
 
-/* "io_uring", "iocp", "epoll", "poll" or "select". It belongs to the port. */
+/* "io_uring", "iocp", "epoll", "kqueue", "poll" or "select". It belongs to the port. */
 PROA_API const char *proa_engine_name(const struct proa_port *port);
 
 /* Why better engines were passed over ("" if none was). It belongs to the port. */
