@@ -41,6 +41,13 @@ bool ready_reserve(struct ready *ready)
 	return ready_grow(ready);
 }
 
+/* What is spilt has its result where its links were. But a close stays on its handle's
+ * list until it is handed over, and its result is known then: see handle_close_take(). */
+static bool is_listed(const struct proa_op *op)
+{
+	return op->kind_ == PROA_OP_CLOSE && op->handle_ >= 0;
+}
+
 /* False only for a completion that is not final, when there is no room. */
 bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_t flags)
 {
@@ -51,10 +58,11 @@ bool ready_push(struct ready *ready, struct proa_op *op, int32_t result, uint32_
 		if (!ready_reserve(ready)) {
 			if (flags & PROA_MORE)
 				return false;
-			flight(op)->prev = NULL;
-			flight(op)->next = (struct proa_op *)((uintptr_t)flags);
+			if (!is_listed(op)) {
+				flight(op)->prev = (struct proa_op *)(intptr_t)result;
+				flight(op)->next = (struct proa_op *)((uintptr_t)flags);
+			}
 			flight(op)->is.behind = NULL;
-			op->flags_ = (uint32_t)result;
 			if (ready->spilt == NULL)
 				ready->spilt_end = &ready->spilt;
 			*ready->spilt_end = op;
@@ -77,8 +85,8 @@ bool ready_pop_spilt(struct ready *ready, struct proa_completion *out)
 	if (op == NULL)
 		return false;
 	out->op = op;
-	out->result = (int32_t)op->flags_;
-	out->flags = (uint32_t)(uintptr_t)flight(op)->next;
+	out->result = is_listed(op) ? 0 : (int32_t)(intptr_t)flight(op)->prev;
+	out->flags = is_listed(op) ? 0 : (uint32_t)(uintptr_t)flight(op)->next;
 	ready->spilt = flight(op)->is.behind;
 	ready->spilt_count--;
 	return true;
