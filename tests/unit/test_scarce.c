@@ -1,0 +1,416 @@
+/* Want of memory, descriptors and more: a scene with ops of every kind is played again
+ * and again, and each time another call that could be refused is. Whatever is refused,
+ * every op has one final completion, with a result or a reason, and when the port has
+ * been closed all is given back.
+ *
+ * The calls are the linker's --wrap of those that the library makes; descriptors run out
+ * by a limit of the process, at each number of them. (fcntl64 and mmap64 are what libc calls
+ * the ones for large files.) */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#ifdef PROA_HAVE_KQUEUE
+#	include <sys/event.h>
+#endif
+
+#include <proa/proa.h>
+
+/* ---- refusals -------------------------------------------------------------------- */
+
+enum kind { MEMORY, OPTIONS, QUEUE, RING, THREADS, KINDS };
+static const char *const kind_names[] = { "memory", "options of descriptors", "the queue",
+	"the ring's buffers", "threads" };
+
+static struct {
+	enum kind kind;
+	bool lasting; /* all from then on, for as long as the scene lasts */
+	_Atomic(int) left; /* calls of the kind until one is refused; 0: none will be */
+	_Atomic(int) calls;
+	_Atomic(bool) armed;
+} refusal;
+
+static bool refused(enum kind kind)
+{
+	if (!atomic_load(&refusal.armed) || refusal.kind != kind)
+		return false;
+	atomic_fetch_add(&refusal.calls, 1);
+	if (refusal.lasting && atomic_load(&refusal.left) <= 1)
+		return true;
+	return atomic_fetch_sub(&refusal.left, 1) == 1;
+}
+
+#define REFUSES(kind, type, name, parameters, arguments, answer, code) \
+	type __real_##name parameters;                                 \
+	type __wrap_##name parameters;                                 \
+	type __wrap_##name parameters                                  \
+	{                                                              \
+		if (refused(kind)) {                                   \
+			errno = code;                                  \
+			return answer;                                 \
+		}                                                      \
+		return __real_##name arguments;                        \
+	}
+
+REFUSES(MEMORY, void *, malloc, (size_t size), (size), NULL, ENOMEM)
+REFUSES(MEMORY, void *, calloc, (size_t count, size_t size), (count, size), NULL, ENOMEM)
+REFUSES(MEMORY, void *, realloc, (void *old, size_t size), (old, size), NULL, ENOMEM)
+REFUSES(OPTIONS, int, fcntl64, (int fd, int command, long argument), (fd, command, argument), -1,
+	EINVAL)
+REFUSES(OPTIONS, int, setsockopt,
+	(int fd, int level, int option, const void *value, socklen_t length),
+	(fd, level, option, value, length), -1, ENOPROTOOPT)
+REFUSES(QUEUE, int, epoll_ctl, (int fd, int how, int which, struct epoll_event *event),
+	(fd, how, which, event), -1, ENOMEM)
+#ifdef PROA_HAVE_KQUEUE
+REFUSES(QUEUE, int, kevent,
+	(int fd, const struct kevent *changes, int count, struct kevent *events, int room,
+		const struct timespec *limit),
+	(fd, changes, count, events, room, limit), -1, ENOMEM)
+#endif
+REFUSES(RING, int, io_uring_register_buf_ring, (void *ring, void *reg, unsigned flags),
+	(ring, reg, flags), -ENOMEM, ENOMEM)
+REFUSES(RING, void *, mmap64, (void *at, size_t size, int access, int flags, int fd, off_t offset),
+	(at, size, access, flags, fd, offset), MAP_FAILED, ENOMEM)
+REFUSES(THREADS, int, pthread_create,
+	(pthread_t * thread, const pthread_attr_t *how, void *(*run)(void *), void *argument),
+	(thread, how, run, argument), EAGAIN, EAGAIN)
+
+/* ---- the scene ------------------------------------------------------------------- */
+
+#define OPS_MOST 700
+
+struct act {
+	struct proa_op op;
+	const char *what;
+	int finals;
+};
+
+static struct {
+	struct proa_port *port;
+	struct proa_pool *pool;
+	struct act acts[OPS_MOST];
+	int count;
+	char bytes[4096];
+	struct proa_address found[2], address, from;
+	struct proa_query query;
+	struct proa_message message;
+	struct proa_slice slices[2];
+	struct proa_range range;
+	struct proa_exit end;
+	struct proa_stat stat;
+} now;
+
+static int failures;
+
+static void complain(const char *what, long long value)
+{
+	failures++;
+	fprintf(stderr, "  %s, call %d of %s refused: %s %lld\n", getenv("PROA_ENGINE"),
+		refusal.calls, kind_names[refusal.kind], what, value);
+}
+
+static void done(struct proa_op *op, const struct proa_completion *c)
+{
+	struct act *act = op->data;
+	struct proa_buffer *lent = proa_lent(c);
+
+	proa_give_back(lent);
+	if ((c->flags & PROA_MORE) == 0 && ++act->finals > 1)
+		complain(act->what, act->finals);
+	/* What is accepted, dialled or opened is closed with the scene. */
+	if (c->result >= 0 && (act->what[0] == 'a' || act->what[0] == 'd' || act->what[0] == 'o'))
+		proa_discard(now.port, c->result);
+}
+
+static struct proa_op *act(const char *what)
+{
+	struct act *one = &now.acts[now.count++];
+
+	one->what = what;
+	one->finals = 0;
+	proa_op_init(&one->op, now.port, one);
+	return &one->op;
+}
+
+static void submit(struct proa_op *op)
+{
+	proa_submit(op, done);
+}
+
+static int32_t job(void *argument)
+{
+	(void)argument;
+	return 7;
+}
+
+static void streams(const proa_handle ends[2])
+{
+	struct proa_op *op;
+
+	proa_prep_recv_multi(op = act("recv_multi"), ends[0], now.pool, 0);
+	submit(op);
+	proa_prep_recv(op = act("recv"), ends[1], now.bytes, 100, 0);
+	submit(op);
+	for (int i = 0; i < 30; i++) {
+		if (i % 3 == 0)
+			proa_prep_sendv(op = act("sendv"), ends[1], now.slices, 2, 0);
+		else
+			proa_prep_send(op = act("send"), ends[1], now.bytes, 200, 0);
+		submit(op);
+	}
+	proa_prep_poll(op = act("poll"), ends[0], PROA_READABLE);
+	proa_op_timeout(op, PROA_SECOND);
+	submit(op);
+	now.message.slices = now.slices;
+	now.message.slice_count = 2;
+	proa_prep_sendmsg(op = act("sendmsg"), ends[0], &now.message, 0);
+	submit(op);
+}
+
+static void datagrams(proa_handle sock)
+{
+	struct proa_op *op;
+
+	proa_prep_recvfrom(op = act("recvfrom"), sock, now.bytes, 50, &now.from, 0);
+	submit(op);
+	proa_prep_recv_lent(op = act("recv_lent"), sock, now.pool, 0);
+	submit(op);
+	for (int i = 0; i < 3; i++) {
+		proa_prep_sendto(op = act("sendto"), sock, now.bytes, 40, &now.address, 0);
+		submit(op);
+	}
+}
+
+static void connections(void)
+{
+	struct proa_listen_options options = { .no_delay = 1, .reuse_port = 1 };
+	proa_handle listener, sock;
+	struct proa_op *op;
+
+	if (proa_listen(now.port, "127.0.0.1:0", &options, &listener) < 0)
+		return;
+	if (proa_local_address(listener, &now.address) == 0) {
+		proa_prep_accept_multi(op = act("accept_multi"), listener, 0);
+		submit(op);
+		proa_prep_dial(op = act("dial"), &now.address, 0);
+		submit(op);
+		if (proa_socket(now.port, &now.address, PROA_STREAM, &sock) == 0) {
+			proa_prep_connect(op = act("connect"), sock, &now.address, 0);
+			submit(op);
+			proa_prep_close(op = act("close"), sock, 0);
+			submit(op);
+		}
+	}
+	for (int i = 0; i < 15; i++)
+		proa_run_once(now.port, PROA_MILLISECOND);
+	proa_prep_close(op = act("close"), listener, 0);
+	submit(op);
+}
+
+static void tasks(void)
+{
+	static const char *const arguments[] = { "true", NULL };
+	struct proa_command command = { .arguments = arguments };
+	proa_process process = 0;
+	struct proa_op *op;
+
+	for (int i = 0; i < 300; i++) {
+		proa_prep_timer(op = act("timer"), i % 2 == 0 ? 1000 : 5 * PROA_MILLISECOND);
+		submit(op);
+	}
+	for (int i = 0; i < 3; i++) {
+		proa_prep_work(op = act("job"), job, NULL);
+		submit(op);
+	}
+	now.query.host = "127.0.0.1";
+	now.query.found = now.found;
+	now.query.room = 2;
+	proa_prep_resolve(op = act("resolve"), &now.query);
+	submit(op);
+	proa_prep_signal(op = act("signal"), SIGUSR1);
+	submit(op);
+	proa_prep_open(op = act("open"), "/dev/null", PROA_OPEN_READ, 0);
+	submit(op);
+	proa_prep_stat(op = act("stat"), "/", &now.stat);
+	submit(op);
+	for (int i = 0; i < 20; i++)
+		proa_post(now.port, act("post"), i, done);
+	if (proa_spawn(&command, &process) == 0) {
+		proa_prep_child(op = act("child"), process, &now.end);
+		submit(op);
+	}
+}
+
+static void close_act(proa_handle handle)
+{
+	struct proa_op *op = act("close");
+
+	proa_prep_close(op, handle, 0);
+	submit(op);
+}
+
+static void run_out(void)
+{
+	int turns = 0;
+
+	for (int i = 0; i < 15; i++)
+		proa_run_once(now.port, PROA_MILLISECOND);
+	proa_cancel_all(now.port);
+	while (proa_in_flight(now.port) > 0 && turns++ < 2000)
+		proa_run_once(now.port, 5 * PROA_MILLISECOND);
+	for (int i = 0; i < now.count; i++)
+		if (now.acts[i].finals != 1)
+			complain(now.acts[i].what, now.acts[i].finals);
+}
+
+static void play(const char *engine)
+{
+	struct proa_port_options options = { .engine = engine, .entries = 4, .workers = 2 };
+	struct proa_pool_options pool = { .buffer_size = 64, .count = 2, .limit = 300 };
+	struct proa_listen_options datagram = { .type = PROA_DATAGRAM };
+	proa_handle pair[2] = { PROA_NO_HANDLE, PROA_NO_HANDLE }, sock = PROA_NO_HANDLE,
+		    ours = PROA_NO_HANDLE, theirs = -1;
+	int error;
+
+	now.count = 0;
+	now.pool = NULL;
+	now.slices[0].data = now.slices[1].data = now.bytes;
+	now.slices[0].length = now.slices[1].length = 100;
+	error = proa_port_open(&options, &now.port);
+	if (error < 0) {
+		if (strlen(proa_port_open_why()) < 3)
+			complain("a port does not say why it can't be opened", error);
+		return;
+	}
+	if (proa_pool_open(now.port, &pool, &now.pool) == 0 && proa_pair(now.port, pair) == 0)
+		streams(pair);
+	proa_port_descriptor(now.port);
+	if (now.pool != NULL && proa_listen(now.port, "127.0.0.1:0", &datagram, &sock) == 0 &&
+		proa_local_address(sock, &now.address) == 0)
+		datagrams(sock);
+	if (proa_pipe(now.port, true, &ours, &theirs) == 0) {
+		struct proa_op *op = act("recv of a pipe");
+
+		proa_prep_recv(op, ours, now.bytes, 10, 0);
+		submit(op);
+	}
+	tasks();
+	connections();
+	run_out();
+	if (pair[0] != PROA_NO_HANDLE) {
+		close_act(pair[0]);
+		close_act(pair[1]);
+	}
+	if (sock != PROA_NO_HANDLE)
+		close_act(sock);
+	if (ours != PROA_NO_HANDLE) {
+		close_act(ours);
+		close(theirs);
+	}
+	run_out();
+	proa_pool_close(now.pool);
+	error = proa_port_close(now.port);
+	if (error != 0)
+		complain("the port's close gives", error);
+}
+
+/* ---- all refusals ---------------------------------------------------------------- */
+
+static int open_descriptors(void)
+{
+	int count = 0;
+
+	for (int fd = 0; fd < 200; fd++)
+		count += __real_fcntl64(fd, F_GETFD, 0) >= 0;
+	return count;
+}
+
+/* Each call of the kind is refused once; false if there is none of that number. */
+static bool refuse(const char *engine, enum kind kind, bool lasting, int number)
+{
+	int before = open_descriptors();
+	bool reached;
+
+	refusal.kind = kind;
+	refusal.lasting = lasting;
+	atomic_store(&refusal.left, number);
+	atomic_store(&refusal.calls, 0);
+	atomic_store(&refusal.armed, true);
+	play(engine);
+	atomic_store(&refusal.armed, false);
+	reached = atomic_load(&refusal.calls) >= number;
+	if (open_descriptors() != before)
+		complain("descriptors that stay open", open_descriptors() - before);
+	return reached;
+}
+
+static void run_short(const char *engine)
+{
+	struct rlimit usual, few;
+	int before = open_descriptors();
+
+	getrlimit(RLIMIT_NOFILE, &usual);
+	for (int more = 0; more < 24; more++) {
+		few = usual;
+		few.rlim_cur = (rlim_t)(before + more);
+		setrlimit(RLIMIT_NOFILE, &few);
+		play(engine);
+		setrlimit(RLIMIT_NOFILE, &usual);
+		if (open_descriptors() != before)
+			complain("descriptors that stay open", open_descriptors() - before);
+	}
+}
+
+int main(int argc, char **argv)
+{
+#ifdef PROA_HAVE_KQUEUE
+	static const char *const engines[] = { "kqueue" };
+#else
+	static const char *const engines[] = { "io_uring", "epoll", "poll", "select" };
+#endif
+	int passed = 0, failed = 0, before;
+
+	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < sizeof(engines) / sizeof(engines[0]); i++) {
+		if (argc > 1 && strcmp(argv[1], engines[i]) != 0)
+			continue;
+		setenv("PROA_ENGINE", engines[i], 1);
+		refusal.kind = KINDS;
+		play(engines[i]); /* what the process opens once */
+		for (int kind = 0; kind < KINDS * 2; kind++) {
+			int n = 1;
+
+			before = failures;
+			while (n < 400 &&
+				refuse(engines[i], (enum kind)(kind / 2), kind % 2 == 1, n))
+				n += kind % 2 == 1 && n > 20 ? 7 : 1;
+			if (n == 1) /* the engine makes none of them */
+				continue;
+			printf("%-8s %s%s: %d refused, %d failures\n", engines[i],
+				kind_names[kind / 2], kind % 2 == 1 ? ", from then on" : "", n - 1,
+				failures - before);
+			fflush(stdout);
+			passed += failures == before;
+			failed += failures != before;
+		}
+		before = failures;
+		run_short(engines[i]);
+		printf("%-8s descriptors: %d failures\n", engines[i], failures - before);
+		passed += failures == before;
+		failed += failures != before;
+	}
+	printf("%d passed, %d failed, 0 skipped\n", passed, failed);
+	return failed > 0;
+}
