@@ -1811,6 +1811,72 @@ TEST(12, "cut", lent_datagram_longer_than_the_buffer)
 	test_close(port);
 }
 
+/* Where there are many buffers an engine may leave the choice of one to the kernel. */
+TEST(12, "lending", datagrams_of_a_large_pool)
+{
+	static const size_t lengths[] = { 30, 0, 100, 300, 0, 64, 1 };
+	enum { COUNT = sizeof(lengths) / sizeof(lengths[0]) };
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 100, 16, 4000, 200);
+	struct proa_address here, there, from;
+	proa_handle ours = udp_ours(port, "127.0.0.1:0", &here);
+	int peer = udp_peer(AF_INET, &there);
+	unsigned char bytes[300];
+	struct record record, single;
+
+	fill_bytes(bytes, sizeof(bytes), 0);
+	record_init(&record, port);
+	record_init(&single, port);
+	for (int several = 0; several < 2; several++) {
+		start_multi(&record, ours, pool);
+		run_quiet(port);
+		for (unsigned i = 0; i < COUNT; i++) {
+			udp_send(peer, bytes, lengths[i], &here);
+			if (!several)
+				RUN_UNTIL(port, record.count == i + 1);
+		}
+		RUN_UNTIL(port, record.count == COUNT);
+		for (unsigned i = 0; i < COUNT; i++) {
+			size_t length = lengths[i] > 100 ? 100 : lengths[i];
+
+			CHECK_INT(record.results[i],
+				lengths[i] > 100 ? PROA_EMSGSIZE : (int)lengths[i]);
+			CHECK((record.flags[i] & (PROA_MORE | PROA_LENT)) ==
+				(PROA_MORE | PROA_LENT));
+			CHECK_INT(record.lent[i]->length, length);
+			CHECK_BYTES(record.lent[i]->data, length, 0);
+			CHECK_INT(proa_lent_from(record.lent[i], &from), 0);
+			CHECK(same_address(&from, &there));
+			proa_give_back(record.lent[i]);
+		}
+		cancel_and_wait(&record);
+		/* One alone, which waits or finds it there. */
+		for (int waits = 0; waits < 2; waits++) {
+			proa_prep_recv_lent(&single.op, ours, pool, 0);
+			if (waits)
+				record_submit(&single);
+			run_quiet(port);
+			udp_send(peer, bytes, 77, &here);
+			if (!waits)
+				record_submit(&single);
+			RUN_UNTIL(port, single.finals == 1);
+			CHECK_INT(single.last, 77);
+			CHECK_BYTES(single.lent[0]->data, 77, 0);
+			proa_give_back(single.lent[0]);
+		}
+	}
+	CHECK_INT(pool_lent(pool), 0);
+	/* What waits when the handle is closed. */
+	start_multi(&record, ours, pool);
+	run_quiet(port);
+	close_handle(port, ours);
+	CHECK_INT(record.finals, 1);
+	CHECK_INT(pool_lent(pool), 0);
+	close(peer);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(12, "lending", datagrams_pause_on_an_empty_pool)
 {
 	struct proa_port *port = test_port();

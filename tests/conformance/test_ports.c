@@ -2198,6 +2198,28 @@ TEST(29, "an engine that can't work", epoll_forbidden_too)
 	CHECK(strstr(proa_port_open_why(), "epoll") != NULL);
 }
 
+#	ifdef SYS_epoll_pwait2
+/* Linux before 5.11: its wait knows milliseconds, and must not be early. */
+TEST(20, "never early", timers_without_the_exact_wait)
+{
+	static const int calls[] = { SYS_epoll_pwait2 };
+	struct proa_port *port;
+	struct record record;
+	int64_t since;
+
+	forbid(calls, 1, ENOSYS);
+	port = test_port();
+	record_init(&record, port);
+	for (int us = 100; us < 4000; us += 700) {
+		since = test_clock();
+		proa_prep_timer(&record.op, us * INT64_C(1000));
+		CHECK_INT(record_run(&record), 0);
+		CHECK(test_clock() - since >= us * INT64_C(1000));
+	}
+	test_close(port);
+}
+#	endif
+
 /* Some sandboxes let a ring be made, and nothing be registered with it. */
 TEST(29, "an engine that can't work", io_uring_register_forbidden)
 {

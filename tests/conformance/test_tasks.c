@@ -572,6 +572,9 @@ NOT_HERE(28, "the old action comes back", signal_action_is_restored,
 	"no kill() to send them; console events: tests/unit/test_windows.c")
 NOT_HERE(28, "two ports for one signal", signal_on_two_ports,
 	"no kill() to send them; console events: tests/unit/test_windows.c")
+NOT_HERE(28, "two ops for one signal", signal_of_two_ops, "no kill() to send them")
+NOT_HERE(28, "a forked child", signals_stay_with_the_parent, "no fork on Windows")
+NOT_HERE(28, "a forked child", children_stay_with_the_parent, "no fork on Windows")
 NOT_HERE(28, "signals that can't be", signals_that_can_not_be_told,
 	"no kill() to send them; console events: tests/unit/test_windows.c")
 #else
@@ -740,9 +743,89 @@ TEST(28, "two ports for one signal", signal_on_two_ports)
 	CHECK_INT(records[1].finals, 1);
 }
 
+TEST(28, "two ops for one signal", signal_of_two_ops)
+{
+	struct proa_port *port = test_port();
+	struct record *records = records_make(port, 2);
+
+	for (int i = 0; i < 2; i++) {
+		proa_prep_signal(&records[i].op, SIGSEGV);
+		record_submit(&records[i]);
+	}
+	/* One that is sent is not one that the program's own fault has raised. */
+	CHECK_SYSTEM(kill(getpid(), SIGSEGV));
+	RUN_UNTIL(port, records[0].count == 1 && records[1].count == 1);
+	proa_cancel(&records[1].op);
+	RUN_UNTIL(port, records[1].finals == 1);
+	CHECK_SYSTEM(kill(getpid(), SIGSEGV));
+	RUN_UNTIL(port, records[0].count == 2);
+	CHECK_INT(records[1].count, 2);
+	proa_cancel(&records[0].op);
+	RUN_UNTIL(port, records[0].finals == 1);
+	free(records);
+	test_close(port);
+}
+
+TEST(28, "a forked child", signals_stay_with_the_parent)
+{
+	struct proa_port *port = test_port();
+	struct record record;
+	int status;
+	pid_t pid;
+
+	record_init(&record, port);
+	proa_prep_signal(&record.op, SIGUSR1);
+	record_submit(&record);
+	run_for(port, MS);
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) {
+		struct sigaction action;
+		sigset_t blocked;
+
+		/* As if the port had never been. */
+		sigaction(SIGUSR1, NULL, &action);
+		sigprocmask(SIG_SETMASK, NULL, &blocked);
+		_exit(action.sa_handler != SIG_DFL || sigismember(&blocked, SIGUSR1));
+	}
+	CHECK_SYSTEM(waitpid(pid, &status, 0));
+	CHECK_INT(status, 0);
+	CHECK_INT(record.count, 0);
+	CHECK_SYSTEM(kill(getpid(), SIGUSR1));
+	RUN_UNTIL(port, record.count == 1);
+	CHECK_INT(record.last, SIGUSR1);
+	proa_cancel(&record.op);
+	RUN_UNTIL(port, record.finals == 1);
+	test_close(port);
+}
+
+TEST(28, "a forked child", children_stay_with_the_parent)
+{
+	struct proa_port *port = test_port();
+	struct record record;
+	struct proa_exit end;
+	proa_process process = act("sleep 0.2; exit 3");
+	int status;
+	pid_t pid;
+
+	record_init(&record, port);
+	proa_prep_child(&record.op, process, &end);
+	record_submit(&record);
+	run_for(port, MS);
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) /* the other is no child of this one's */
+		_exit(waitpid((pid_t)process, NULL, WNOHANG) >= 0);
+	CHECK_SYSTEM(waitpid(pid, &status, 0));
+	CHECK_INT(status, 0);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, 0);
+	CHECK_INT(end.code, 3);
+	test_close(port);
+}
+
 TEST(28, "signals that can't be", signals_that_can_not_be_told)
 {
-	static const int numbers[] = { 0, -1, 65, 999, INT_MAX, SIGKILL, SIGSTOP };
+	static const int numbers[] = { 0, -1, 65, 999, INT_MAX, SIGKILL, SIGSTOP,
+		32 /* libc's own */ };
 	struct proa_port *port = test_port();
 	struct record record;
 
