@@ -8,12 +8,14 @@
 #include "engines/unix/unix.h"
 #include "engines/uring/kernel.h"
 
-/* Tags of user_data. */
+/* Tags of user_data. There is room for no more: with 32 bits an op may begin at any
+ * multiple of four (i686). */
 #define TAG_OP     0u /* the op itself */
 #define TAG_POLL   1u /* its descriptor is ready: try it */
 #define TAG_CANCEL 2u /* a cancel: which op's is of no interest */
 #define TAG_WAKE   3u /* the port's wake-up descriptor */
-#define TAG_MASK   3u /* an op is 4-byte aligned at least: on i386 it is no more */
+#define TAG_MASK   3u
+_Static_assert(_Alignof(struct proa_op) > TAG_MASK, "an op's address has room for a tag");
 
 /* The engine's bits of op->options_. 0x0800 is attempt.c's. */
 #define U_POLLING   0x1000u /* the request is a poll */
