@@ -23,31 +23,40 @@
 
 static atomic_ulong allocations;
 
-/* A sanitizer has allocators of its own; glibc alone names its own ones so. */
-#if defined(__GLIBC__) && !defined(SANITIZED)
-void *__libc_malloc(size_t size);
-void *__libc_calloc(size_t count, size_t size);
-void *__libc_realloc(void *old, size_t size);
-void *malloc(size_t size);
-void *calloc(size_t count, size_t size);
-void *realloc(void *old, size_t size);
+/* A sanitizer has allocators of its own. Without: a static program's are wrapped by the
+ * linker, glibc has its own under other names, and elsewhere there is no way. */
+#if defined(STATIC_PROGRAM) && !defined(SANITIZED)
+#	define OURS(name)  __wrap_##name
+#	define LIBCS(name) __real_##name
+#elif defined(__GLIBC__) && !defined(SANITIZED)
+#	define OURS(name)  name
+#	define LIBCS(name) __libc_##name
+#endif
 
-void *malloc(size_t size)
+#ifdef OURS
+void *LIBCS(malloc)(size_t size);
+void *LIBCS(calloc)(size_t count, size_t size);
+void *LIBCS(realloc)(void *old, size_t size);
+void *OURS(malloc)(size_t size);
+void *OURS(calloc)(size_t count, size_t size);
+void *OURS(realloc)(void *old, size_t size);
+
+void *OURS(malloc)(size_t size)
 {
 	atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
-	return __libc_malloc(size);
+	return LIBCS(malloc)(size);
 }
 
-void *calloc(size_t count, size_t size)
+void *OURS(calloc)(size_t count, size_t size)
 {
 	atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
-	return __libc_calloc(count, size);
+	return LIBCS(calloc)(count, size);
 }
 
-void *realloc(void *old, size_t size)
+void *OURS(realloc)(void *old, size_t size)
 {
 	atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
-	return __libc_realloc(old, size);
+	return LIBCS(realloc)(old, size);
 }
 #endif
 

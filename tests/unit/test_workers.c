@@ -61,13 +61,25 @@ static atomic_int threads_allowed = INT32_MAX;
 #else
 #	define THREADS_ARE_OURS 1
 
-int pthread_create(pthread_t *restrict thread, const pthread_attr_t *restrict attributes,
+#	ifdef STATIC_PROGRAM /* the linker wraps it: there is no next library */
+#		define CREATE __wrap_pthread_create
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+#	else
+#		define CREATE pthread_create
+#	endif
+
+int CREATE(pthread_t *restrict thread, const pthread_attr_t *restrict attributes,
 	void *(*run)(void *), void *restrict argument)
 {
 	static int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
+#	ifdef STATIC_PROGRAM
+	real = __real_pthread_create;
+#	else
 	if (real == NULL)
 		*(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+#	endif
 	if (atomic_fetch_sub(&threads_allowed, 1) <= 0) {
 		atomic_store(&threads_allowed, 0);
 		return EAGAIN;
