@@ -152,24 +152,27 @@ enum handle_type system_stream_type(int family)
 	return family == AF_INET || family == AF_INET6 ? HANDLE_TCP : HANDLE_STREAM;
 }
 
-static enum handle_type socket_type(int fd)
+/* 0 or an error: to take a stream for what keeps messages apart would tear it. */
+static int socket_type(int fd, enum handle_type *out)
 {
 	int type = 0, value = 0;
 	socklen_t length = sizeof type;
 
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0)
+		return unix_error(errno);
 	/* SOCK_SEQPACKET connects as a stream does, but keeps messages apart. */
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_STREAM)
-		return HANDLE_DATAGRAM;
+	*out = type == SOCK_STREAM ? HANDLE_STREAM : HANDLE_DATAGRAM;
 	length = sizeof value;
 #ifdef PROA_HAVE_SO_PROTOCOL
-	if (getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &length) == 0 && value == IPPROTO_TCP)
-		return HANDLE_TCP;
+	if (type == SOCK_STREAM && getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &value, &length) == 0 &&
+		value == IPPROTO_TCP)
+		*out = HANDLE_TCP;
 #else
 	/* macOS, NetBSD, OpenBSD before 5.7: who knows of an option of TCP's is TCP. */
-	if (getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &length) == 0)
-		return HANDLE_TCP;
+	if (type == SOCK_STREAM && getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &length) == 0)
+		*out = HANDLE_TCP;
 #endif
-	return HANDLE_STREAM;
+	return 0;
 }
 
 bool system_has_ended(proa_handle fd)
@@ -195,8 +198,7 @@ int system_classify(int fd, enum handle_type *type, bool *blocking)
 	*blocking = (flags & O_NONBLOCK) == 0;
 	switch (status.st_mode & S_IFMT) {
 	case S_IFSOCK:
-		*type = socket_type(fd);
-		break;
+		return socket_type(fd, type);
 	case S_IFIFO:
 		*type = HANDLE_PIPE;
 		break;
