@@ -211,7 +211,11 @@ void system_outer_arm(struct proa_port *port, int64_t when)
 	left = (left + PROA_MILLISECOND - 1) / PROA_MILLISECOND;
 #	endif
 	EV_SET(&change, 1, EVFILT_TIMER, EV_ADD | EV_ONESHOT, unit, left, 0);
-	kevent(port->outer, &change, 1, NULL, 0, NULL);
+	if (kevent(port->outer, &change, 1, NULL, 0, NULL) == 0)
+		return;
+	/* No memory: the other loop comes back at once, and it is tried again. */
+	port->kicked = false;
+	port_kick(port);
 }
 
 void system_outer_close(struct proa_port *port)
