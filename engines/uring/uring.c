@@ -157,6 +157,10 @@ static bool lent_refused(
 		return false;
 	if (op->options_ & U_FIRST)
 		return false; /* data is there, and no buffer */
+	if (buffers_ring(port, op->buffer_) == NULL) {
+		op_start(port, op); /* the ring was lost: by readiness */
+		return true;
+	}
 	/* Perhaps there was no data to want one for: look first. */
 	started = uring_arm_lent(port, op, true);
 	if (started == STEP_FULL)
