@@ -474,6 +474,10 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 		(state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) || uring->event >= 0)
 		ring_enter(port, uring, timeout);
 	reap(port, uring);
+	/* In another loop's hands: nothing would tell it that the kernel is to be
+	 * asked again. */
+	if (UNLIKELY(port->external) && (ring_has_requests(uring) || !cq_empty(uring)))
+		port_kick(port);
 }
 
 /* ---- life ------------------------------------------------------------------------------ */
