@@ -432,10 +432,10 @@ static void port_settle(struct proa_port *port)
 
 	/* Before the look: who comes later writes again. */
 	port_wake_drain(port);
+	port->kicked = false;
 	port->engine->turn(port, 0);
 	first = port_due(port);
 	system_outer_arm(port, first);
-	port->kicked = false;
 	atomic_store_explicit(&port->asleep, true, memory_order_relaxed);
 	atomic_thread_fence(memory_order_seq_cst);
 	if (!ready_empty(&port->ready) || port->backlog != NULL || outside_waits(port, true))

@@ -214,7 +214,6 @@ void system_outer_arm(struct proa_port *port, int64_t when)
 	if (kevent(port->outer, &change, 1, NULL, 0, NULL) == 0)
 		return;
 	/* No memory: the other loop comes back at once, and it is tried again. */
-	port->kicked = false;
 	port_kick(port);
 }
 

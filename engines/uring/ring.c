@@ -234,7 +234,7 @@ static void wait_outside(struct uring *uring, int64_t timeout)
 }
 
 /* `timeout` -1: submit alone, take in nothing. */
-void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
+bool ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 {
 	struct __kernel_timespec limit;
 	struct io_uring_getevents_arg arg = { 0 };
@@ -243,6 +243,7 @@ void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 	bool outside = timeout > 0 && timeout != PROA_FOREVER && (uring->can & CAN_EXT_ARG) == 0;
 	void *argument = NULL;
 	size_t size = _NSIG / 8;
+	int result;
 
 	__atomic_store_n(uring->ring.sq.ktail, uring->tail, __ATOMIC_RELEASE);
 	if (outside)
@@ -262,7 +263,8 @@ void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 	port->stats.system_calls++;
 	/* Whatever it answers (EINTR, ETIME, EAGAIN and EBUSY for want of memory
 	 * or of room for completions): what was not taken stays in the queue. */
-	io_uring_enter2((unsigned)uring->ring.enter_ring_fd, pending, wait, flags, argument, size);
+	result = io_uring_enter2(
+		(unsigned)uring->ring.enter_ring_fd, pending, wait, flags, argument, size);
 	if (!ring_has_requests(uring)) {
 		uring->scratch_count = 0;
 	} else if (timeout > NOT_TAKEN) {
@@ -274,6 +276,7 @@ void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 		port->stats.system_calls++;
 		wait_outside(uring, timeout);
 	}
+	return result >= 0;
 }
 
 void ring_close(struct uring *uring)

@@ -440,6 +440,7 @@ static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t
 static void uring_turn(struct proa_port *port, int64_t timeout)
 {
 	struct uring *uring = uring_of(port);
+	bool entered = true;
 	unsigned state;
 
 	if (UNLIKELY(uring->owner != thread_self())) {
@@ -472,11 +473,11 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 			uring->event); /* before the look: what comes later writes again */
 	if (timeout > 0 || ring_has_requests(uring) ||
 		(state & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) || uring->event >= 0)
-		ring_enter(port, uring, timeout);
+		entered = ring_enter(port, uring, timeout);
 	reap(port, uring);
 	/* In another loop's hands: nothing would tell it that the kernel is to be
 	 * asked again. */
-	if (UNLIKELY(port->external) && (ring_has_requests(uring) || !cq_empty(uring)))
+	if (UNLIKELY(port->external) && (!entered || ring_has_requests(uring) || !cq_empty(uring)))
 		port_kick(port);
 }
 

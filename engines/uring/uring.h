@@ -93,8 +93,9 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 void ring_enable(struct proa_port *port, struct uring *uring);
 /* A zeroed request, or NULL when the kernel takes none now. */
 struct io_uring_sqe *ring_request(struct proa_port *port, struct uring *uring);
-/* Submits, and waits up to `timeout` ns for a completion. */
-void ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout);
+/* Submits, and waits up to `timeout` ns for a completion. False: the kernel may not
+ * have looked at what is to be done. */
+bool ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout);
 bool ring_has_requests(const struct uring *uring);
 void ring_close(struct uring *uring);
 /* A request with scratch of its own. Giving the last scratch back is
