@@ -95,6 +95,8 @@ void listener_open(void)
 {
 	int error = proa_listen(world.port, "127.0.0.1:0", NULL, &listener);
 
+	is_closing = is_closed = false;
+	accepting = connecting = half_count = 0;
 	HOLDS(error == 0, "proa_listen() gives %s", proa_error_name(error));
 	error = proa_local_address(listener, &address);
 	HOLDS(error == 0, "proa_local_address() gives %s", proa_error_name(error));

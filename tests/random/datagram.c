@@ -237,6 +237,7 @@ void datagrams_open(void)
 	struct proa_listen_options options = { .type = PROA_DATAGRAM };
 	int error;
 
+	memset(sides, 0, sizeof(sides));
 	for (unsigned i = 0; i < 2; i++) {
 		struct side *side = &sides[i];
 

@@ -189,7 +189,7 @@ static struct {
 	char place[300], before[310], after[310];
 	unsigned char bytes[WRITTEN];
 	struct proa_stat stat;
-} script = { .step = STEPS, .handle = PROA_NO_HANDLE };
+} script;
 
 static void script_step(void);
 
@@ -320,6 +320,9 @@ void files_open(void)
 {
 	char path[300];
 
+	memset(&script, 0, sizeof(script));
+	script.step = STEPS;
+	script.handle = PROA_NO_HANDLE;
 	snprintf(folder, sizeof(folder), "%.200s/proa-random-XXXXXX", temporary());
 	HOLDS(mkdtemp(folder) != NULL, "%s: %s", folder, strerror(errno));
 	snprintf(path, sizeof(path), "%s/file", folder);

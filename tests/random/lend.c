@@ -19,6 +19,8 @@ static unsigned held_count;
 
 void pools_open(void)
 {
+	memset(pools, 0, sizeof(pools));
+	held_count = 0;
 	for (unsigned i = 0; i < POOLS; i++) {
 		struct proa_pool_options options = { .buffer_size = 0 };
 		int error;

@@ -69,6 +69,9 @@ struct task {
 struct world {
 	struct proa_port *port;
 	const char *engine;
+	/* Where choices come from: these bytes, if there are any, and then `random`. */
+	const unsigned char *bytes, *bytes_end;
+	const char *replay; /* how to see it again; a failure aborts, then */
 	uint64_t seed, random, serial;
 	int64_t ends_by;
 	bool verbose, is_shut, is_winding_down;
@@ -78,6 +81,7 @@ struct world {
 	unsigned in_flight;
 	unsigned foreign; /* posts that a worker thread will make, or has made */
 	uint64_t completions;
+	uint64_t last_post; /* serial of the latest that came */
 	struct task tasks; /* head of the ring of those in flight */
 };
 
@@ -119,6 +123,10 @@ void cancel_task(struct task *task);
 
 /* Runs one seed to its end; the exit status. */
 int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose);
+/* The same with bytes that say what to choose, for as long as there are any. Can be
+ * called again and again. */
+void run_bytes(const char *engine, const unsigned char *bytes, size_t length, const char *replay,
+	bool verbose);
 
 /* ---- stream.c: pairs of ends, and the bytes between them ---- */
 

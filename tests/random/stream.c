@@ -205,6 +205,9 @@ void stream_open(void)
 {
 	unsigned pairs = 2 + (unsigned)choose(3);
 
+	memset(ends, 0, sizeof(ends));
+	memset(channels, 0, sizeof(channels));
+	end_count = channel_count = 0;
 	while (pairs-- > 0)
 		open_one();
 }

@@ -169,17 +169,15 @@ void various_finish(void)
 
 /* ---- posts -------------------------------------------------------------------- */
 
-static uint64_t last_post;
-
 static void judge_post(struct task *task, const struct proa_completion *c)
 {
 	HOLDS(c->flags == 0, "a post is marked %x", c->flags);
 	HOLDS(c->result == POST_VALUE(task->number) ||
 			(world.is_shut && c->result == PROA_ECANCELED),
 		"%d was posted, and %d comes", POST_VALUE(task->number), c->result);
-	HOLDS(task->serial > last_post, "post #%llu comes after #%llu",
-		(unsigned long long)task->serial, (unsigned long long)last_post);
-	last_post = task->serial;
+	HOLDS(task->serial > world.last_post, "post #%llu comes after #%llu",
+		(unsigned long long)task->serial, (unsigned long long)world.last_post);
+	world.last_post = task->serial;
 }
 
 void post_step(void)

@@ -2,6 +2,7 @@
 #include "posix.h"
 #include "random.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,13 @@ uint64_t mix(uint64_t value)
 
 uint64_t choose(uint64_t below)
 {
+	uint64_t value = 0;
+
+	if (world.bytes != world.bytes_end) {
+		for (uint64_t most = 1; most < below && world.bytes != world.bytes_end; most <<= 8)
+			value = value << 8 | *world.bytes++;
+		return value % below;
+	}
 	world.random = mix(world.random);
 	return world.random % below;
 }
@@ -100,11 +108,17 @@ void broken(const char *format, ...)
 	va_list arguments;
 
 	tell_steps();
-	fprintf(stderr, "seed %llu engine %s: ", (unsigned long long)world.seed, world.engine);
+	if (world.replay == NULL)
+		fprintf(stderr, "seed %llu ", (unsigned long long)world.seed);
+	fprintf(stderr, "engine %s: ", world.engine);
 	va_start(arguments, format);
 	vfprintf(stderr, format, arguments);
 	va_end(arguments);
 	fprintf(stderr, "\n");
+	if (world.replay != NULL) {
+		fprintf(stderr, "replay: %s\n", world.replay);
+		abort();
+	}
 	_exit(1);
 }
 
@@ -569,6 +583,8 @@ static void turn(int64_t timeout)
 static void run_steps(unsigned steps)
 {
 	for (unsigned step = 0; step < steps; step++) {
+		if (world.replay != NULL && world.bytes == world.bytes_end)
+			return;
 		/* Choices of a step don't hang on how the races before went. */
 		world.random = mix(world.seed * UINT64_C(1000003) + step);
 		act();
@@ -733,23 +749,22 @@ static int number_in(const char *name, int otherwise)
 	return text != NULL && atoi(text) > 0 ? atoi(text) : otherwise;
 }
 
-int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
+static void run(const struct world *how, unsigned steps)
 {
 	int before, after;
 	unsigned way;
 
 	warm_up();
 	before = descriptors();
-	world.engine = engine;
-	world.seed = seed;
-	world.verbose = verbose;
-	world.random = mix(seed);
+	world = *how;
+	traced = 0;
+	world.random = mix(world.seed);
 	world.tasks.next = world.tasks.previous = &world.tasks;
 	world.ends_by = clock_ns() + number_in("RANDOM_SECONDS", SECONDS_MOST) *
 					     number_in("TEST_TIME_FACTOR", 1) * PROA_SECOND;
-	world_open(engine);
+	world_open(world.engine);
 	run_steps(steps);
-	world.random = mix(seed + 1);
+	world.random = mix(world.seed + 1);
 	world.is_winding_down = true;
 	way = (unsigned)choose(100);
 	if (way < 60)
@@ -767,8 +782,27 @@ int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
 	after = descriptors();
 	HOLDS(after == before, "%d descriptors were open before, and %d after", before, after);
 	tasks_free();
-	if (verbose)
+	if (world.verbose)
 		fprintf(stderr, "  %llu submitted, %llu completions\n",
 			(unsigned long long)world.serial, (unsigned long long)world.completions);
+}
+
+int run_seed(const char *engine, uint64_t seed, unsigned steps, bool verbose)
+{
+	struct world how = { .engine = engine, .seed = seed, .verbose = verbose };
+
+	run(&how, steps);
 	return 0;
+}
+
+void run_bytes(const char *engine, const unsigned char *bytes, size_t length, const char *replay,
+	bool verbose)
+{
+	struct world how = { .engine = engine, .verbose = verbose, .replay = replay };
+
+	how.bytes = bytes;
+	how.bytes_end = bytes + length;
+	for (size_t i = 0; i < length; i++)
+		how.seed = mix(how.seed + bytes[i]);
+	run(&how, UINT_MAX);
 }
