@@ -78,7 +78,8 @@ int main(int argc, char **argv)
 		i += 2;
 	}
 	if (i == argc) {
-		fprintf(stderr, "usage: %s [-v] [--engine NAME] FILE... | FOLDER... | --hex BYTES\n",
+		fprintf(stderr,
+			"usage: %s [-v] [--engine NAME] FILE... | FOLDER... | --hex BYTES\n",
 			argv[0]);
 		return 2;
 	}
