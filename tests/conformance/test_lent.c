@@ -608,6 +608,8 @@ TEST_SLOW(11, "empty pool", sixteen_hundred_paused_receives)
 	struct proa_port_stats before, after;
 	int64_t cpu;
 
+	if (strcmp(test_engine(), "select") == 0 && getenv("TEST_QEMU_USER") != NULL)
+		SKIP("the select(2) of qemu-user ends a program with descriptors above 1,023");
 	CHECK(ends != NULL && records != NULL);
 	for (int i = 0; i < HANDLES; i++) {
 		ends[i] = pair_ends();
