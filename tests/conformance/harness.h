@@ -103,6 +103,9 @@ bool test_on_wine(void);
 const char *test_profile(void);
 /* The engine's name as proa_engine_name() gives it. */
 const char *test_engine(void);
+/* May the engine of a port be this one? With the profile "any" a port takes what it
+ * gets: for tests of what happens where the better ones can't always be had. */
+bool test_engine_is(const char *name);
 /* How many times longer than usual things may take (valgrind, sanitizers). */
 int test_factor(void);
 

@@ -61,7 +61,7 @@ static void probe(void)
 
 	if (proa_port_open(NULL, &port) < 0)
 		snprintf(report->reason, sizeof(report->reason), "%s", proa_port_open_why());
-	else if (strcmp(proa_engine_name(port), test_engine()) != 0)
+	else if (!test_engine_is(proa_engine_name(port)))
 		snprintf(report->reason, sizeof(report->reason), "a port opens with %s instead",
 			proa_engine_name(port));
 	report->ended = true;
