@@ -868,6 +868,8 @@ TEST_SLOW(7, "counts", sendfile_of_more_than_an_int)
 	proa_prep_sendfile(&send.op, ends.ours, &range, 0);
 	record_submit(&send);
 	RUN_UNTIL_WITHIN(port, send.finals == 1, 50 * PROA_SECOND);
+	if (send.last == PROA_ENOSPC) /* tmpfs, before Linux 6.1 at the latest */
+		SKIP("holes that are sent take room here, and there are no 2 GiB of it");
 	CHECK_INT(send.last, INT32_MAX);
 	CHECK_INT(proa_op_count(&send.op), length - 5);
 	close_handle(port, ends.ours);
