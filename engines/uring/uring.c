@@ -415,8 +415,58 @@ static bool cq_empty(const struct uring *uring)
 	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
 }
 
+/* One that the kernel had, and was to stop. */
+static struct proa_op *stopped_of(struct proa_op *list)
+{
+	struct proa_op *op = list;
+
+	if (op == NULL)
+		return NULL;
+	do {
+		if (op->state_ == OP_ACTIVE && (op->options_ & U_CANCELLED))
+			return op;
+		op = flight(op)->next;
+	} while (op != list);
+	return NULL;
+}
+
+static struct proa_op *find_stopped(struct proa_port *port)
+{
+	struct proa_op *op = NULL;
+	struct handle *handle;
+	int fd;
+
+	for (fd = handle_next(port, -1); fd >= 0 && op == NULL; fd = handle_next(port, fd)) {
+		handle = handle_find(port, fd);
+		if ((handle->state & HANDLE_PRIVATE) == 0)
+			op = stopped_of(handle->sends);
+		if (op == NULL)
+			op = stopped_of(handle->recvs);
+		if (op == NULL)
+			op = stopped_of(handle->others);
+	}
+	for (int i = 0; i < LOOSE_LISTS && op == NULL; i++)
+		op = stopped_of(port->loose[i]);
+	return op;
+}
+
+/* Requests whose thread has ended: the kernel does not touch their buffers any more, for
+ * it does so on that thread or on helpers that end with it. But it may never tell. */
+static void drop_stopped(struct proa_port *port, struct uring *uring)
+{
+	struct proa_op *op;
+
+	while ((op = find_stopped(port)) != NULL) {
+		struct io_uring_cqe cqe = { .res = -ECANCELED,
+			.user_data = tagged(op, (op->options_ & U_POLLING) ? TAG_POLL : TAG_OP) };
+
+		uring->dropped = true;
+		completed(port, &cqe);
+	}
+}
+
 /* The port is closed by another thread than its own, which has ended: the kernel
- * has cancelled what that one had submitted, and takes nothing from this one. */
+ * takes nothing from this one, not even a cancel. What was told before is told. */
 static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t timeout)
 {
 	struct io_uring_sq *sq = &uring->ring.sq;
@@ -432,9 +482,14 @@ static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t
 			completed(port, &cqe);
 	}
 	uring->tail = *sq->khead;
-	if (cq_empty(uring) && timeout > 0)
+	/* What it tells of those that were dropped comes too late: they are the
+	 * program's, or gone. */
+	if (!uring->dropped)
+		reap(port, uring);
+	if (uring->dropped || cq_empty(uring))
+		drop_stopped(port, uring);
+	if (timeout > 0 && ready_empty(&port->ready))
 		poll(&p, 1, 1);
-	reap(port, uring);
 }
 
 static void uring_turn(struct proa_port *port, int64_t timeout)

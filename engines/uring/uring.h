@@ -66,6 +66,7 @@ struct uring {
 	unsigned can;
 	unsigned tail; /* of the submission queue, ours */
 	bool recancel; /* a cancel found no room */
+	bool dropped; /* requests of a thread that has ended: it is not listened to any more */
 	int64_t unheard; /* ... or no ear: how long until they are sent again */
 	int event; /* an eventfd that the kernel writes to, for other loops; -1: none */
 	unsigned scratch_count; /* used since the last submission */

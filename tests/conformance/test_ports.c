@@ -403,6 +403,55 @@ TEST(19, "close when the port's thread has ended", port_close_from_another_threa
 	test_close(port);
 }
 
+struct estate {
+	struct proa_port *port;
+	struct ends ends[3];
+	struct record records[6];
+	char bytes[16];
+};
+
+/* Leaves ops behind that the system has, and some that it has not been told of. */
+static void *leave_ops(void *argument)
+{
+	struct estate *estate = argument;
+
+	for (int i = 0; i < 6; i++)
+		record_init(&estate->records[i], estate->port);
+	proa_prep_recv(&estate->records[0].op, estate->ends[0].ours, estate->bytes, 4, 0);
+	proa_prep_poll(&estate->records[1].op, estate->ends[1].ours, PROA_READABLE);
+	proa_prep_timer(&estate->records[2].op, NEVER);
+	for (int i = 0; i < 3; i++)
+		record_submit(&estate->records[i]);
+	CHECK_INT(proa_run_once(estate->port, 0), 0);
+	proa_prep_recv(&estate->records[3].op, estate->ends[2].ours, estate->bytes + 4, 4, 0);
+	proa_prep_recv(&estate->records[4].op, estate->ends[0].ours, estate->bytes + 8, 4, 0);
+	proa_prep_poll(&estate->records[5].op, estate->ends[2].ours, PROA_READABLE);
+	for (int i = 3; i < 6; i++)
+		record_submit(&estate->records[i]);
+	return NULL;
+}
+
+TEST(19, "close when the port's thread has ended", port_closed_with_the_ops_of_another_thread)
+{
+	static struct estate estate;
+	pthread_t thread;
+
+	estate.port = test_port();
+	for (int i = 0; i < 3; i++)
+		estate.ends[i] = pair_ends();
+	CHECK_INT(pthread_create(&thread, NULL, leave_ops, &estate), 0);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	test_close(estate.port);
+	for (int i = 0; i < 6; i++) {
+		CHECK_INT(estate.records[i].finals, 1);
+		CHECK_INT(estate.records[i].last, PROA_ECANCELED);
+	}
+	for (int i = 0; i < 3; i++) {
+		close(estate.ends[i].ours);
+		close(estate.ends[i].peer);
+	}
+}
+
 /* ---- Rule 21 ---- */
 
 static atomic_bool busy_stop;
