@@ -1,0 +1,232 @@
+/* Which call fails: the plan, the counts, and what PROA_FAULT says. */
+#include "fault.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SITES_MOST 256
+
+static struct fault_plan plan;
+static atomic_bool armed, counting;
+static atomic_uint come, site_count;
+static atomic_long blocks;
+static struct fault_site *sites[SITES_MOST];
+static bool told;
+
+static const struct {
+	int how;
+	const char *name;
+} ways[] = {
+#define WAY(name)           \
+	{                   \
+		name, #name \
+	}
+	{ FAULT_SHORT, "short" }, WAY(EACCES), WAY(EADDRINUSE), WAY(EAGAIN), WAY(EALREADY),
+	WAY(EBADF), WAY(EBUSY), WAY(ECHILD), WAY(ECONNABORTED), WAY(ECONNREFUSED), WAY(ECONNRESET),
+	WAY(EHOSTUNREACH), WAY(EINTR), WAY(EINVAL), WAY(EIO), WAY(EISDIR), WAY(EMFILE), WAY(ENFILE),
+	WAY(ENETDOWN), WAY(ENETUNREACH), WAY(ENOBUFS), WAY(ENOENT), WAY(ENOEXEC), WAY(ENOMEM),
+	WAY(ENOSPC), WAY(ENOSYS), WAY(ENOTCONN), WAY(EOPNOTSUPP), WAY(EPERM), WAY(EPIPE),
+	WAY(EROFS), WAY(ESRCH), WAY(ETIME), WAY(ETIMEDOUT), WAY(ENOTDIR), WAY(EDQUOT),
+	WAY(ECANCELED)
+#undef WAY
+};
+
+const char *fault_way(int how)
+{
+	for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)
+		if (ways[i].how == how)
+			return ways[i].name;
+	return "?";
+}
+
+static int way_named(const char *name)
+{
+	for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++)
+		if (strcmp(ways[i].name, name) == 0)
+			return ways[i].how;
+	return 0;
+}
+
+bool faults_is_soft(const char *name, int how)
+{
+	static const char *const soft[] = { "enter:EAGAIN", "enter:EBUSY", "enter:ENOMEM",
+		"uring_cancel:EALREADY", "uring_wake:ENOMEM", "preadv2:EAGAIN",
+		"preadv2:EOPNOTSUPP", "sendfile:EINVAL", "accept4:ECONNABORTED",
+		"accept:ECONNABORTED", "uring_accept:ECONNABORTED", "register_ring_fd:ENOMEM",
+		"register_buf_ring:ENOMEM", "epoll_pwait2:ENOSYS", "pidfd_open:ENOSYS",
+		"pidfd_open:EPERM", "get_probe_ring:ENOMEM", "close_range:ENOSYS",
+		"uring_read:EAGAIN", "uring_readv:EAGAIN", "uring_write:EAGAIN",
+		"uring_writev:EAGAIN", "uring_openat:EAGAIN", "uring_send:EAGAIN",
+		"uring_sendmsg:EAGAIN" };
+	char text[64];
+
+	if (how == EINTR || how == FAULT_SHORT)
+		return true;
+	snprintf(text, sizeof text, "%s:%s", name, fault_way(how));
+	for (size_t i = 0; i < sizeof soft / sizeof soft[0]; i++)
+		if (strcmp(soft[i], text) == 0)
+			return true;
+	return false;
+}
+
+bool faults_parse(struct fault_plan *out, const char *text)
+{
+	const char *colon = text == NULL ? NULL : strchr(text, ':'), *word;
+
+	memset(out, 0, sizeof *out);
+	if (text == NULL || text[0] == '\0')
+		return false;
+	if (colon != NULL) {
+		snprintf(out->name, sizeof out->name, "%.*s", (int)(colon - text), text);
+		out->nth = (unsigned)strtoul(colon + 1, NULL, 10);
+		word = strchr(colon + 1, ':');
+		out->how = word == NULL ? ENOMEM : way_named(word + 1);
+		return out->nth > 0 && out->how != 0;
+	}
+	word = strstr(text, "seed=");
+	out->seed = word == NULL ? 1 : strtoull(word + 5, NULL, 0);
+	word = strstr(text, "rate=");
+	out->rate = word == NULL ? 100 : (unsigned)strtoul(word + 5, NULL, 0);
+	out->soft = strstr(text, "soft") != NULL;
+	out->whole = strstr(text, "whole") != NULL;
+	return true;
+}
+
+void faults_tell(const struct fault_plan *what, char *text, size_t size)
+{
+	if (what->nth > 0)
+		snprintf(text, size, "%s:%u:%s", what->name, what->nth, fault_way(what->how));
+	else
+		snprintf(text, size, "seed=%llu,rate=%u%s%s", (unsigned long long)what->seed,
+			what->rate, what->soft ? ",soft" : "", what->whole ? ",whole" : "");
+}
+
+/* A mixer of bits (the finalizer of splitmix64). */
+static uint64_t mixed(uint64_t x)
+{
+	x += UINT64_C(0x9e3779b97f4a7c15);
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x ^ x >> 31;
+}
+
+/* By the site's own count: threads that call elsewhere change nothing. */
+static uint64_t rolled(const struct fault_site *site, unsigned number, unsigned salt)
+{
+	uint64_t x = plan.seed * 31 + salt;
+
+	for (const char *c = site->name; *c != '\0'; c++)
+		x = x * 131 + (unsigned char)*c;
+	return mixed(x ^ (uint64_t)number << 32);
+}
+
+unsigned fault_number(const struct fault_site *site, unsigned most)
+{
+	return most == 0 ? 0 : (unsigned)(rolled(site, atomic_load(&site->calls), 3) % most);
+}
+
+static void enlist(struct fault_site *site)
+{
+	unsigned at;
+
+	if (atomic_exchange(&site->listed, true))
+		return;
+	at = atomic_fetch_add(&site_count, 1);
+	if (at < SITES_MOST)
+		sites[at] = site;
+}
+
+static int by_seed(struct fault_site *site, unsigned number, bool hard)
+{
+	int possible[FAULT_WAYS], count = 0;
+
+	if (rolled(site, number, 1) % 10000 >= plan.rate)
+		return 0;
+	for (const int *way = site->ways; *way != 0; way++)
+		if (((hard && !plan.soft) || faults_is_soft(site->name, *way)) &&
+			!(plan.whole && *way == FAULT_SHORT))
+			possible[count++] = *way;
+	return count == 0 ? 0 : possible[rolled(site, number, 2) % (unsigned)count];
+}
+
+int fault_here_if(struct fault_site *site, bool hard)
+{
+	unsigned number;
+	int how = 0;
+
+	if (!atomic_load(&counting))
+		return 0;
+	enlist(site);
+	number = atomic_fetch_add(&site->calls, 1) + 1;
+	if (!atomic_load(&armed))
+		return 0;
+	if (plan.nth == 0)
+		how = by_seed(site, number, hard);
+	else if (number == plan.nth && strcmp(site->name, plan.name) == 0 &&
+		 (hard || faults_is_soft(site->name, plan.how)))
+		how = plan.how;
+	if (how != 0) {
+		atomic_fetch_add(&come, 1);
+		if (told)
+			dprintf(2, "fault: %s:%u:%s\n", site->name, number, fault_way(how));
+	}
+	return how;
+}
+
+int fault_here(struct fault_site *site)
+{
+	return fault_here_if(site, true);
+}
+
+void faults_begin(const struct fault_plan *what)
+{
+	for (unsigned i = 0; i < atomic_load(&site_count) && i < SITES_MOST; i++)
+		atomic_store(&sites[i]->calls, 0);
+	atomic_store(&come, 0);
+	if (what != NULL)
+		plan = *what;
+	atomic_store(&counting, true);
+	atomic_store(&armed, what != NULL);
+}
+
+void faults_end(void)
+{
+	atomic_store(&armed, false);
+	atomic_store(&counting, false);
+}
+
+unsigned faults_come(void)
+{
+	return atomic_load(&come);
+}
+
+unsigned faults_sites(struct fault_site **out, unsigned most)
+{
+	unsigned count = atomic_load(&site_count);
+
+	for (unsigned i = 0; i < count && i < most && i < SITES_MOST; i++)
+		out[i] = sites[i];
+	return count < most ? count : most;
+}
+
+long faults_blocks(void)
+{
+	return atomic_load(&blocks);
+}
+
+void faults_block(int more)
+{
+	atomic_fetch_add(&blocks, more);
+}
+
+/* Programs that know nothing of faults have them from the environment. */
+__attribute__((constructor)) static void from_environment(void)
+{
+	struct fault_plan wanted;
+
+	told = getenv("PROA_FAULT_TELL") != NULL;
+	if (faults_parse(&wanted, getenv("PROA_FAULT")))
+		faults_begin(&wanted);
+}

@@ -1,0 +1,67 @@
+/* Faults: the library's system calls and allocations, made to fail on purpose.
+ *
+ * The library's object code is linked as it is, but for the names that it calls:
+ * redirect.sh renames recv to faulty_recv, and so on, for each faulty_ function of
+ * calls.c and uring.c. What the tests themselves call stays the system's. */
+#ifndef PROA_TESTS_FAULT_H
+#define PROA_TESTS_FAULT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* In place of an errno: the call is made, and moves less than it was asked to. */
+#define FAULT_SHORT (-1)
+
+/* A call that may fail: one for each faulty_ function, and for each kind of request
+ * of io_uring's. `ways` are what it may plausibly answer, 0 at the end. */
+#define FAULT_WAYS 6
+struct fault_site {
+	const char *name;
+	int ways[FAULT_WAYS + 1];
+	atomic_uint calls; /* since faults_begin() */
+	atomic_bool listed;
+};
+
+/* Does this call fail? 0: no; an errno; or FAULT_SHORT. Safe in signal handlers. */
+int fault_here(struct fault_site *site);
+/* The same, for a call of which some ways are out of the question this time: what
+ * FAULT_SOFT leaves. */
+int fault_here_if(struct fault_site *site, bool hard);
+/* Some number below `most`, by the plan's seed and this call's number. */
+unsigned fault_number(const struct fault_site *site, unsigned most);
+
+/* What is to fail. By count: the `nth` call (from 1) of the site `name`, in the way
+ * `how`. By seed: each call with a chance of `rate` in 10,000, in one of its ways;
+ * `soft`: in such ways alone as a caller must not notice: EINTR, short, and what
+ * faults_is_soft() knows more; `whole`: not short, which some tests would notice. */
+struct fault_plan {
+	char name[32];
+	unsigned nth;
+	int how;
+	uint64_t seed;
+	unsigned rate;
+	bool soft, whole;
+};
+
+/* "recv:3:ECONNRESET", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole".
+ * False: no plan. */
+bool faults_parse(struct fault_plan *plan, const char *text);
+void faults_tell(const struct fault_plan *plan, char *text, size_t size);
+bool faults_is_soft(const char *name, int how);
+const char *fault_way(int how);
+
+/* Faults come from here (NULL: none, calls are counted alone) to faults_end(). */
+void faults_begin(const struct fault_plan *plan);
+void faults_end(void);
+/* How many have come since faults_begin(). */
+unsigned faults_come(void);
+
+/* The sites that have been called since the process began. */
+unsigned faults_sites(struct fault_site **out, unsigned most);
+/* Blocks that the library has not freed. */
+long faults_blocks(void);
+void faults_block(int more);
+
+#endif

@@ -1,0 +1,251 @@
+/* io_uring's calls, and its requests, that fail.
+ *
+ * A request fails by being another: right before the kernel takes it in it becomes
+ * a request for nothing, and what completes of that is given the fault's code
+ * before the library sees it. So a fault has no effect, as with a call. A request
+ * that moves bytes can be made short: it asks for fewer. */
+#include "fault.h"
+
+#include <errno.h>
+#include <liburing.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "engines/uring/kernel.h"
+
+/* In user_data: tag 7 is none of the engine's. */
+#define OURS(number) ((uint64_t)(number) << 3 | 7u)
+
+#define FAILED_MOST 1024
+#define RINGS_MOST  8
+
+struct failed {
+	uint64_t user_data;
+	int how;
+};
+
+static struct ring {
+	struct io_uring *ring;
+	pthread_t thread; /* that has registered it: indices are each thread's own */
+	bool registered;
+	unsigned seen; /* of the completion queue */
+	unsigned count; /* of `failed` */
+	struct failed failed[FAILED_MOST];
+} rings[RINGS_MOST];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct ring *ring_of(int fd, bool registered)
+{
+	struct ring *found = NULL;
+
+	pthread_mutex_lock(&lock);
+	for (int i = 0; i < RINGS_MOST && found == NULL; i++) {
+		struct ring *ring = &rings[i];
+
+		if (ring->ring != NULL &&
+			(registered ? ring->registered && ring->ring->enter_ring_fd == fd &&
+						pthread_equal(ring->thread, pthread_self())
+				    : ring->ring->ring_fd == fd))
+			found = ring;
+	}
+	pthread_mutex_unlock(&lock);
+	return found;
+}
+
+/* The rings are the parent's, and unmapped: see io_uring_ring_dontfork(). */
+static void forget_rings(void)
+{
+	for (int i = 0; i < RINGS_MOST; i++)
+		rings[i].ring = NULL;
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(NULL, NULL, forget_rings);
+}
+
+/* ---- requests --------------------------------------------------------------------- */
+
+/* The wake-up's poll has a name of its own: its user_data is no op's. */
+#define WAKE 3u
+
+static struct fault_site sites[] = {
+	[IORING_OP_RECV] = { "uring_recv", { FAULT_SHORT, ECONNRESET, ENOMEM, EINTR }, 0, false },
+	[IORING_OP_RECVMSG] = { "uring_recvmsg", { ENOMEM, EINTR }, 0, false },
+	[IORING_OP_SEND] = { "uring_send", { FAULT_SHORT, EPIPE, ECONNRESET, EINTR, EAGAIN }, 0,
+		false },
+	[IORING_OP_SENDMSG] = { "uring_sendmsg", { EPIPE, ENOBUFS, EINTR, EAGAIN }, 0, false },
+	[IORING_OP_ACCEPT] = { "uring_accept", { EMFILE, ENOMEM, ECONNABORTED, EINTR }, 0, false },
+	[IORING_OP_CONNECT] = { "uring_connect", { ECONNREFUSED, ETIMEDOUT, ENOMEM }, 0, false },
+	[IORING_OP_POLL_ADD] = { "uring_poll", { ENOMEM }, 0, false },
+	[IORING_OP_ASYNC_CANCEL] = { "uring_cancel", { EALREADY }, 0, false },
+	[IORING_OP_READ] = { "uring_read", { FAULT_SHORT, EIO, EINTR, EAGAIN, ENOMEM }, 0, false },
+	[IORING_OP_WRITE] = { "uring_write", { FAULT_SHORT, EIO, ENOSPC, EINTR, EAGAIN }, 0,
+		false },
+	[IORING_OP_READV] = { "uring_readv", { EIO, EINTR, EAGAIN, ENOMEM }, 0, false },
+	[IORING_OP_WRITEV] = { "uring_writev", { EIO, ENOSPC, EINTR, EAGAIN }, 0, false },
+	[IORING_OP_FSYNC] = { "uring_fsync", { EIO, ENOSPC, EINTR }, 0, false },
+	[IORING_OP_OPENAT] = { "uring_openat", { EMFILE, ENOMEM, EINTR, EAGAIN }, 0, false },
+	[IORING_OP_STATX] = { "uring_statx", { ENOMEM, EIO }, 0, false },
+	[IORING_OP_RENAMEAT] = { "uring_renameat", { EROFS, ENOSPC }, 0, false },
+	[IORING_OP_UNLINKAT] = { "uring_unlinkat", { EROFS, EIO }, 0, false },
+	[IORING_OP_MKDIRAT] = { "uring_mkdirat", { EROFS, ENOSPC }, 0, false },
+	[KERNEL_OP_FTRUNCATE] = { "uring_ftruncate", { EIO, EINTR }, 0, false },
+};
+static struct fault_site wake_site = { "uring_wake", { ENOMEM }, 0, false };
+
+static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
+{
+	struct fault_site *site =
+		sqe->opcode < sizeof sites / sizeof sites[0] ? &sites[sqe->opcode] : NULL;
+	struct failed *failed;
+	int how;
+
+	if (sqe->user_data == WAKE)
+		site = &wake_site;
+	if (site == NULL || site->name == NULL || ring->count == FAILED_MOST)
+		return;
+	how = fault_here(site);
+	if (how == FAULT_SHORT && sqe->len > 1 && (sqe->flags & IOSQE_BUFFER_SELECT) == 0)
+		sqe->len = 1 + fault_number(site, sqe->len - 1);
+	if (how <= 0)
+		return;
+	failed = &ring->failed[ring->count];
+	failed->user_data = sqe->user_data;
+	failed->how = how;
+	memset(sqe, 0, sizeof *sqe);
+	sqe->opcode = IORING_OP_NOP;
+	sqe->user_data = OURS(++ring->count);
+}
+
+static void requests_fail(struct ring *ring)
+{
+	struct io_uring_sq *sq = &ring->ring->sq;
+	unsigned head = __atomic_load_n(sq->khead, __ATOMIC_ACQUIRE), tail = *sq->ktail;
+
+	for (; head != tail; head++)
+		if ((sq->sqes[head & sq->ring_mask].user_data & 7u) != 7u)
+			request_fail(ring, &sq->sqes[head & sq->ring_mask]);
+}
+
+static void completions_restore(struct ring *ring)
+{
+	struct io_uring_cq *cq = &ring->ring->cq;
+	unsigned tail = __atomic_load_n(cq->ktail, __ATOMIC_ACQUIRE);
+	struct io_uring_cqe *cqe;
+
+	for (; ring->seen != tail; ring->seen++) {
+		cqe = &cq->cqes[ring->seen & cq->ring_mask];
+		if ((cqe->user_data & 7u) != 7u)
+			continue;
+		cqe->res = -ring->failed[(cqe->user_data >> 3) - 1].how;
+		cqe->user_data = ring->failed[(cqe->user_data >> 3) - 1].user_data;
+	}
+}
+
+int faulty_io_uring_enter2(
+	unsigned fd, unsigned submit, unsigned wait, unsigned flags, void *argument, size_t size);
+int faulty_io_uring_enter2(
+	unsigned fd, unsigned submit, unsigned wait, unsigned flags, void *argument, size_t size)
+{
+	static struct fault_site site = { "enter", { EINTR, EAGAIN, EBUSY, ENOMEM }, 0, false };
+	struct ring *ring;
+	int how = fault_here(&site), result;
+
+	if (how > 0)
+		return -how;
+	ring = ring_of((int)fd, (flags & IORING_ENTER_REGISTERED_RING) != 0);
+	if (ring != NULL)
+		requests_fail(ring);
+	result = io_uring_enter2(fd, submit, wait, flags, argument, size);
+	if (ring != NULL)
+		completions_restore(ring);
+	return result;
+}
+
+/* ---- set-up ----------------------------------------------------------------------- */
+
+int faulty_io_uring_queue_init_params(
+	unsigned entries, struct io_uring *ring, struct io_uring_params *params);
+int faulty_io_uring_queue_init_params(
+	unsigned entries, struct io_uring *ring, struct io_uring_params *params)
+{
+	static struct fault_site site = { "io_uring_setup",
+		{ ENOMEM, EMFILE, EPERM, ENOSYS, EINVAL }, 0, false };
+	int how = fault_here(&site), result;
+
+	if (how > 0)
+		return -how;
+	result = io_uring_queue_init_params(entries, ring, params);
+	if (result < 0)
+		return result;
+	faults_block(1);
+	pthread_mutex_lock(&lock);
+	for (int i = 0; i < RINGS_MOST; i++)
+		if (rings[i].ring == NULL) {
+			rings[i].ring = ring;
+			rings[i].count = rings[i].seen = 0;
+			rings[i].registered = false;
+			break;
+		}
+	pthread_mutex_unlock(&lock);
+	return result;
+}
+
+void faulty_io_uring_queue_exit(struct io_uring *ring);
+void faulty_io_uring_queue_exit(struct io_uring *ring)
+{
+	pthread_mutex_lock(&lock);
+	for (int i = 0; i < RINGS_MOST; i++)
+		if (rings[i].ring == ring)
+			rings[i].ring = NULL;
+	pthread_mutex_unlock(&lock);
+	faults_block(-1);
+	io_uring_queue_exit(ring);
+}
+
+struct io_uring_probe *faulty_io_uring_get_probe_ring(struct io_uring *ring);
+struct io_uring_probe *faulty_io_uring_get_probe_ring(struct io_uring *ring)
+{
+	static struct fault_site site = { "get_probe_ring", { ENOMEM }, 0, false };
+	struct io_uring_probe *found =
+		fault_here(&site) != 0 ? NULL : io_uring_get_probe_ring(ring);
+
+	faults_block(found != NULL);
+	return found;
+}
+
+void faulty_io_uring_free_probe(struct io_uring_probe *probe);
+void faulty_io_uring_free_probe(struct io_uring_probe *probe)
+{
+	faults_block(-1);
+	io_uring_free_probe(probe);
+}
+
+#define REGISTER(name, parameters, arguments, ...)                                    \
+	int faulty_io_uring_##name parameters;                                        \
+	int faulty_io_uring_##name parameters                                         \
+	{                                                                             \
+		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
+		int how = fault_here(&site);                                          \
+		return how != 0 ? -how : io_uring_##name arguments;                   \
+	}
+REGISTER(register_buf_ring, (struct io_uring * ring, struct io_uring_buf_reg *reg, unsigned flags),
+	(ring, reg, flags), ENOMEM, EINVAL)
+REGISTER(register_eventfd, (struct io_uring * ring, int fd), (ring, fd), ENOMEM)
+REGISTER(register_iowq_max_workers, (struct io_uring * ring, unsigned *most), (ring, most), ENOMEM)
+REGISTER(ring_dontfork, (struct io_uring * ring), (ring), ENOMEM)
+
+int faulty_io_uring_register_ring_fd(struct io_uring *ring);
+int faulty_io_uring_register_ring_fd(struct io_uring *ring)
+{
+	static struct fault_site site = { "register_ring_fd", { ENOMEM }, 0, false };
+	int how = fault_here(&site), result = how > 0 ? -how : io_uring_register_ring_fd(ring);
+	struct ring *ours = result == 1 ? ring_of(ring->ring_fd, false) : NULL;
+
+	if (ours != NULL) {
+		ours->thread = pthread_self();
+		ours->registered = true;
+	}
+	return result;
+}

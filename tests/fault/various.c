@@ -1,0 +1,628 @@
+/* Bodies of files, time, threads, processes, signals and forks. */
+#include "body.h"
+#include "bodies.h"
+#include "fault.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FILE_BYTES 300000
+
+static struct {
+	unsigned char out[FILE_BYTES], in[FILE_BYTES + 10];
+	struct proa_slice slices[2];
+	struct proa_stat stat;
+	struct proa_range range;
+	char path[160], path2[160], folder[160];
+	proa_handle file, ends[2];
+	unsigned step;
+} f;
+
+/* ---- files: one step after another -------------------------------------------------------- */
+
+static void file_next(struct task *task, const struct proa_completion *c);
+
+static void file_prepare(struct proa_op *op, unsigned step)
+{
+	switch (step) {
+	case 0:
+		proa_prep_open(op, f.path,
+			PROA_OPEN_READ | PROA_OPEN_WRITE | PROA_OPEN_CREATE | PROA_OPEN_TRUNCATE,
+			0600);
+		break;
+	case 1:
+		proa_prep_write(op, f.file, f.out, FILE_BYTES / 2, 0);
+		break;
+	case 2:
+		f.slices[0] =
+			(struct proa_slice) { .data = f.out + FILE_BYTES / 2, .length = 1000 };
+		f.slices[1] = (struct proa_slice) { .data = f.out + FILE_BYTES / 2 + 1000,
+			.length = FILE_BYTES / 2 - 1000 };
+		proa_prep_writev(op, f.file, f.slices, 2, FILE_BYTES / 2);
+		break;
+	case 3:
+		proa_prep_sync(op, f.file, 0);
+		break;
+	case 4:
+		proa_prep_sync(op, f.file, PROA_DATA_ONLY);
+		break;
+	case 5:
+		proa_prep_fstat(op, f.file, &f.stat);
+		break;
+	case 6:
+		proa_prep_stat(op, f.path, &f.stat);
+		break;
+	case 7:
+		proa_prep_read(op, f.file, f.in, sizeof f.in, 0);
+		break;
+	case 8:
+		f.slices[0] = (struct proa_slice) { .data = f.in, .length = 777 };
+		f.slices[1] = (struct proa_slice) { .data = f.in + 777, .length = 100000 };
+		proa_prep_readv(op, f.file, f.slices, 2, 0);
+		break;
+	case 9:
+		proa_prep_recv(op, f.file, f.in, 2500, 0);
+		break;
+	case 10:
+		proa_prep_recv(op, f.file, f.in, 5000, PROA_ALL);
+		break;
+	case 11:
+		proa_prep_truncate(op, f.file, FILE_BYTES - 1);
+		break;
+	case 12:
+		proa_prep_rename(op, f.path, f.path2);
+		break;
+	case 13:
+		proa_prep_mkdir(op, f.folder, 0700);
+		break;
+	default:
+		proa_prep_unlink(op, f.path2);
+		break;
+	}
+}
+
+#define FILE_STEPS 15
+
+static void file_check(unsigned step, int32_t result)
+{
+	static const int32_t wanted[FILE_STEPS] = { [1] = FILE_BYTES / 2,
+		[2] = FILE_BYTES / 2,
+		[7] = FILE_BYTES,
+		[8] = 100777,
+		[9] = 2500,
+		[10] = 5000 };
+	static uint64_t position;
+	uint64_t at = 0;
+
+	if (step > 0 && result != wanted[step] && !(step == 9 && result > 0))
+		wrong("step %u of files gave %d", step, result);
+	if (step == 9)
+		position = (uint64_t)result; /* it may be short; the next goes on from there */
+	if (step == 10)
+		at = position;
+	if (step >= 7 && step <= 10)
+		check_bytes("a file", f.in, (size_t)result, at);
+	if ((step == 5 || step == 6) && f.stat.size != FILE_BYTES)
+		wrong("stat says %llu bytes", (unsigned long long)f.stat.size);
+}
+
+static void file_next(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	file_check(f.step, c->result);
+	if (f.step == 0) {
+		f.file = c->result;
+		own(f.file);
+	}
+	memset(f.in, 0, sizeof f.in);
+	if (given_up() || ++f.step == FILE_STEPS)
+		return;
+	file_prepare(&task->op, f.step);
+	task_go(task, file_next);
+}
+
+static void files_clean(void)
+{
+	unlink(f.path);
+	unlink(f.path2);
+	rmdir(f.folder);
+}
+
+static void files_name(void)
+{
+	snprintf(f.path, sizeof f.path, "%s", scratch_path("one"));
+	snprintf(f.path2, sizeof f.path2, "%s", scratch_path("two"));
+	snprintf(f.folder, sizeof f.folder, "%s", scratch_path("folder"));
+	files_clean();
+	fill(f.out, sizeof f.out, 0);
+}
+
+void body_files(void)
+{
+	struct task *task;
+
+	files_name();
+	if (body_open(NULL)) {
+		f.step = 0;
+		task = task_new();
+		file_prepare(&task->op, 0);
+		task_go(task, file_next);
+		body_close();
+	}
+	files_clean();
+}
+
+/* ---- sendfile, to a socket, a pipe and a file ---------------------------------------------- */
+
+static void sent_file_read(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	check_bytes("sendfile", f.in, (size_t)c->result, f.range.offset);
+	if ((uint64_t)c->result != f.range.length)
+		cut_off("sendfile");
+}
+
+static void send_a_file(proa_handle to, proa_handle from)
+{
+	struct task *task = task_new();
+
+	memset(f.in, 0, sizeof f.in);
+	proa_prep_recv(&task->op, from, f.in, f.range.length, PROA_ALL);
+	task_go(task, sent_file_read);
+	task = task_new();
+	proa_prep_sendfile(&task->op, to, &f.range, 0);
+	task_go(task, NULL);
+	body_run();
+}
+
+void body_sendfile(void)
+{
+	int file, target, ends[2];
+	struct task *task;
+
+	files_name();
+	file = open(f.path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	target = open(f.path2, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (file < 0 || target < 0 || write(file, f.out, sizeof f.out) != sizeof f.out ||
+		pipe2(ends, O_CLOEXEC) < 0)
+		wrong("files");
+	f.range = (struct proa_range) { .file = file, .offset = 10, .length = FILE_BYTES - 100 };
+	if (body_open(NULL)) {
+		own(target);
+		own(ends[0]);
+		own(ends[1]);
+		if (!erred("proa_pair", proa_pair(port, f.ends))) {
+			own(f.ends[0]);
+			own(f.ends[1]);
+			send_a_file(f.ends[1], f.ends[0]);
+			if (!given_up())
+				send_a_file(ends[1], ends[0]);
+			task = task_new();
+			proa_prep_sendfile(&task->op, target, &f.range, 0);
+			task_go(task, NULL);
+		}
+		body_close();
+	} else {
+		close(target);
+		close(ends[0]);
+		close(ends[1]);
+	}
+	close(file);
+	files_clean();
+}
+
+/* ---- chains ---------------------------------------------------------------------------------- */
+
+static void chain_opened(struct task *task, const struct proa_completion *c)
+{
+	struct task *chain[5];
+
+	if (!task_fine(task, c, true))
+		return;
+	f.file = c->result;
+	own(f.file);
+	if (given_up())
+		return;
+	for (int i = 0; i < 5; i++)
+		chain[i] = task_new();
+	proa_prep_write(&chain[0]->op, f.file, f.out, 5000, 0);
+	proa_prep_timer(&chain[1]->op, PROA_MILLISECOND);
+	proa_prep_sync(&chain[2]->op, f.file, PROA_DATA_ONLY);
+	proa_prep_read(&chain[3]->op, f.file, f.in, 5000, 0);
+	proa_prep_close(&chain[4]->op, f.file, 0);
+	disown(f.file);
+	for (int i = 4; i > 0; i--)
+		task_link(chain[i - 1], chain[i], NULL);
+	task_go(chain[0], NULL);
+}
+
+void body_chains(void)
+{
+	struct task *task;
+
+	files_name();
+	if (body_open(NULL)) {
+		task = task_new();
+		file_prepare(&task->op, 0);
+		task_go(task, chain_opened);
+		body_run();
+		if (!has_erred())
+			check_bytes("a chain", f.in, 5000, 0);
+		body_close();
+	}
+	files_clean();
+}
+
+/* ---- time and posts -------------------------------------------------------------------------- */
+
+static unsigned ticks, posted;
+
+static void ticked(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	ticks++;
+	if (ticks >= 3)
+		proa_cancel(&task->op);
+}
+
+static void late(struct task *task, const struct proa_completion *c)
+{
+	if (c->result != PROA_ETIMEDOUT)
+		task_fine(task, c, true);
+}
+
+static void got_post(struct proa_op *op, const struct proa_completion *c)
+{
+	(void)op;
+	posted++;
+	if (c->result != 7 && c->result != PROA_ECANCELED)
+		wrong("a post gave %d", c->result);
+}
+
+static struct proa_op posts[300];
+
+static void *post_all(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 300; i++)
+		proa_post(port, &posts[i], 7, got_post);
+	return NULL;
+}
+
+void body_timers(void)
+{
+	struct task *task;
+	proa_handle ends[2];
+	pthread_t thread;
+
+	if (!body_open(NULL))
+		return;
+	ticks = posted = 0;
+	for (int i = 0; i < 300; i++)
+		proa_op_init(&posts[i], port, NULL);
+	task = task_new();
+	proa_prep_interval(&task->op, 0, PROA_MILLISECOND);
+	task_go(task, ticked);
+	for (int i = 0; i < 40; i++) {
+		task = task_new();
+		proa_prep_timer(&task->op, (i % 7) * 300 * PROA_MICROSECOND);
+		task_go(task, NULL);
+	}
+	if (!erred("proa_pair", proa_pair(port, ends))) {
+		own(ends[0]);
+		own(ends[1]);
+		task = task_new();
+		proa_prep_recv(&task->op, ends[0], f.in, 1, 0);
+		proa_op_timeout(&task->op, 2 * PROA_MILLISECOND);
+		task_go(task, late);
+	}
+	if (pthread_create(&thread, NULL, post_all, NULL) != 0)
+		wrong("no thread");
+	body_run();
+	pthread_join(thread, NULL);
+	body_close();
+	if (posted != 300)
+		wrong("%u of 300 posts came", posted);
+}
+
+/* ---- worker threads --------------------------------------------------------------------------- */
+
+static int32_t job(void *argument)
+{
+	return *(int32_t *)argument;
+}
+
+static void worked(struct task *task, const struct proa_completion *c)
+{
+	if (task_fine(task, c, true) && c->result != 5)
+		wrong("a job gave %d", c->result);
+}
+
+void body_jobs(void)
+{
+	static int32_t five = 5;
+	struct task *task = NULL;
+
+	if (!body_open(NULL))
+		return;
+	for (int i = 0; i < 20; i++) {
+		task = task_new();
+		proa_prep_work(&task->op, job, &five);
+		task_go(task, worked);
+	}
+	proa_cancel(&task->op);
+	body_close();
+}
+
+/* ---- names -------------------------------------------------------------------------------------- */
+
+static struct proa_address found[8];
+static const struct proa_query queries[] = {
+	{ "127.0.0.1", "80", found, 4 },
+	{ "localhost", NULL, found + 4, 4 },
+	{ "::1", "443", found, 4 },
+};
+
+void body_resolve(void)
+{
+	struct task *task = NULL;
+
+	if (!body_open(NULL))
+		return;
+	for (size_t i = 0; i < sizeof queries / sizeof queries[0]; i++) {
+		task = task_new();
+		proa_prep_resolve(&task->op, &queries[i]);
+		task_go(task, NULL);
+	}
+	proa_cancel(&task->op);
+	body_close();
+}
+
+/* ---- children ------------------------------------------------------------------------------------- */
+
+static struct {
+	proa_process process;
+	struct proa_exit end;
+	char text[16];
+	bool reaped;
+	unsigned length;
+} child;
+
+static void child_ended(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	child.reaped = true;
+	if (child.end.code != 7 || child.end.signal != 0)
+		wrong("the child ended with %u, %d", child.end.code, child.end.signal);
+}
+
+static void child_said(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	if (c->result != 6 || memcmp(child.text, "hello\n", 6) != 0)
+		wrong("the child said something else");
+}
+
+static void child_start(proa_handle ours, proa_handle theirs)
+{
+	static const char *const arguments[] = { "sh", "-c", "echo hello; exit 7", NULL };
+	const proa_handle standard[] = { theirs, theirs, theirs };
+	const struct proa_command command = { .arguments = arguments,
+		.directory = "/",
+		.standard = standard,
+		.pass = &theirs,
+		.pass_count = 1 };
+	struct task *task;
+	int code = proa_spawn(&command, &child.process);
+
+	if (erred("proa_spawn", code))
+		return;
+	erred("proa_kill", proa_kill(child.process, 0));
+	task = task_new();
+	proa_prep_recv(&task->op, ours, child.text, sizeof child.text, PROA_ALL);
+	task_go(task, child_said);
+	task = task_new();
+	proa_prep_child(&task->op, child.process, &child.end);
+	task_go(task, child_ended);
+}
+
+void body_processes(void)
+{
+	proa_handle ours, theirs;
+	int status;
+
+	memset(&child, 0, sizeof child);
+	if (!body_open(NULL))
+		return;
+	if (!erred("proa_pipe", proa_pipe(port, 1, &ours, &theirs))) {
+		own(ours);
+		child_start(ours, theirs);
+		close(theirs);
+	}
+	body_close();
+	if (child.process > 0 && !child.reaped && waitpid((pid_t)child.process, &status, 0) < 0 &&
+		!has_erred())
+		wrong("a child that nobody reaped is not there");
+	if (waitpid(-1, &status, WNOHANG) != -1)
+		wrong("a child was left behind");
+}
+
+static void signalled(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	if (c->result != SIGUSR1)
+		wrong("signal %d", c->result);
+	proa_cancel(&task->op);
+}
+
+void body_signals(void)
+{
+	struct sigaction now;
+	struct task *task;
+
+	signal(SIGUSR1, SIG_IGN);
+	if (!body_open(NULL))
+		return;
+	for (int i = 0; i < 2; i++) {
+		task = task_new();
+		proa_prep_signal(&task->op, SIGUSR1);
+		task_go(task, signalled);
+	}
+	proa_run_once(port, 0);
+	if (has_erred())
+		give_up();
+	raise(SIGUSR1);
+	body_close();
+	if (sigaction(SIGUSR1, NULL, &now) < 0 || now.sa_handler != SIG_IGN)
+		erred("the signal's disposition", PROA_EINVAL);
+}
+
+/* ---- fork ------------------------------------------------------------------------------------------- */
+
+static unsigned idle_ops;
+
+static void made_idle(struct proa_op *op, void *data)
+{
+	(void)op;
+	(void)data;
+	idle_ops++;
+}
+
+static void nothing(struct proa_op *op, const struct proa_completion *c)
+{
+	op_done("a timer", c);
+	(void)op;
+}
+
+/* In the child: afresh, a little work, and the end. */
+static int forked(bool afresh)
+{
+	struct proa_op op;
+
+	if (!afresh) {
+		proa_port_abandon(port);
+		return 0;
+	}
+	if (erred("proa_port_after_fork", proa_port_after_fork(port, made_idle, NULL))) {
+		proa_port_abandon(port);
+		return 0;
+	}
+	if (idle_ops != 4)
+		wrong("%u ops became idle", idle_ops);
+	proa_op_init(&op, port, NULL);
+	proa_prep_timer(&op, 1000);
+	op_go(&op, nothing);
+	body_run();
+	return proa_port_close(port) == 0 ? 0 : 3;
+}
+
+static void fork_once(bool afresh)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		alarm(8);
+		_exit(forked(afresh));
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		wrong("fork");
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		wrong("the forked child ended with %x", status);
+}
+
+void body_fork(void)
+{
+	struct proa_pool *pool = NULL;
+	struct task *task;
+	proa_handle ends[2];
+
+	idle_ops = 0;
+	if (!body_open(NULL))
+		return;
+	if (!erred("proa_pair", proa_pair(port, ends))) {
+		own(ends[0]);
+		own(ends[1]);
+		if (!erred("proa_pool_open", proa_pool_open(port, NULL, &pool))) {
+			task = task_new();
+			proa_prep_recv_multi(&task->op, ends[0], pool, 0);
+			task_go(task, NULL);
+			task = task_new();
+			proa_prep_poll(&task->op, ends[1], PROA_READABLE);
+			task_go(task, NULL);
+			task = task_new();
+			proa_prep_timer(&task->op, 3600 * PROA_SECOND);
+			task_go(task, NULL);
+			task = task_new();
+			proa_prep_signal(&task->op, SIGUSR2);
+			task_go(task, NULL);
+			proa_run_once(port, 0);
+			if (!has_erred()) {
+				fork_once(true);
+				fork_once(false);
+			}
+			proa_cancel_all(port);
+		}
+	}
+	body_close();
+	proa_pool_close(pool);
+}
+
+/* ---- in another loop ---------------------------------------------------------------------------------- */
+
+static bool outer_done;
+
+static void outer_received(struct task *task, const struct proa_completion *c)
+{
+	if (task_fine(task, c, true))
+		check_bytes("in another loop", f.in, (size_t)c->result, 0);
+	outer_done = true;
+}
+
+void body_outer_loop(void)
+{
+	proa_handle ends[2], descriptor;
+	struct task *task;
+
+	fill(f.out, 1000, 0);
+	if (!body_open(NULL))
+		return;
+	outer_done = false;
+	descriptor = proa_port_descriptor(port);
+	if (descriptor != PROA_NO_HANDLE && !erred("proa_pair", proa_pair(port, ends))) {
+		own(ends[0]);
+		own(ends[1]);
+		task = task_new();
+		proa_prep_recv(&task->op, ends[0], f.in, 1000, PROA_ALL);
+		task_go(task, outer_received);
+		task = task_new();
+		proa_prep_timer(&task->op, 2 * PROA_MILLISECOND);
+		task_go(task, NULL);
+		task = task_new();
+		proa_prep_send(&task->op, ends[1], f.out, 1000, 0);
+		task_go(task, NULL);
+		while (proa_in_flight(port) > 0) {
+			struct pollfd p = { .fd = descriptor, .events = POLLIN };
+
+			if (poll(&p, 1, 5000) != 1)
+				wrong("the port's descriptor does not become readable");
+			proa_run_once(port, 0);
+		}
+		if (!outer_done)
+			wrong("in another loop nothing was received");
+	}
+	body_close();
+}
