@@ -979,6 +979,46 @@ TEST(9, "torn streams", torn_again_before_told)
 	free(got);
 }
 
+/* A send that is refused at once tears the stream as any other that fails: what is
+ * submitted before the program is told of it does not go out. */
+TEST(9, "torn streams", refused_sends_tear)
+{
+	struct proa_port_options options = { .max_inflight = 2 };
+	struct proa_port *port = test_port_with(&options);
+	unsigned char *bytes = pattern(100);
+
+	FOR_STREAMS(maker)
+	{
+		struct ends ends = maker->make(true);
+		struct record *records = make_records(port, 5);
+		struct proa_completion done[2];
+
+		for (int i = 3; i < 5; i++) {
+			proa_prep_timer(&records[i].op, 3600 * PROA_SECOND);
+			record_submit(&records[i]);
+			proa_cancel(&records[i].op);
+		}
+		send_at(&records[0], &ends, bytes, 100);
+		/* Room for another, with the refused one untold. */
+		CHECK_INT(proa_wait(port, done, 2, PROA_SECOND), 2);
+		for (int i = 0; i < 2; i++)
+			proa_dispatch(&done[i]);
+		send_at(&records[1], &ends, bytes, 100);
+		RUN_UNTIL(port, all_final(records, 2));
+		CHECK_INT(records[0].last, PROA_EAGAIN);
+		CHECK_INT(records[1].last, PROA_ECANCELED);
+		send_at(&records[2], &ends, bytes, 100);
+		RUN_UNTIL(port, records[2].finals == 1);
+		CHECK_INT(records[2].last, 100);
+		close_handle(port, ends.ours);
+		CHECK_INT(peer_read_pattern(ends.peer, 0), 100);
+		close(ends.peer);
+		free(records);
+	}
+	test_close(port);
+	free(bytes);
+}
+
 static struct record *tear_next, *send_next;
 
 static void tear_the_next(struct record *record, const struct proa_completion *completion)

@@ -1591,6 +1591,7 @@ TEST(24, "a port in another loop", descriptor_misses_nothing)
 #ifdef _WIN32
 NOT_HERE(25, "the child starts afresh", fork_and_start_afresh, "no fork on Windows")
 NOT_HERE(25, "the child abandons the port", fork_and_abandon, "no fork on Windows")
+NOT_HERE(25, "the child abandons the port", fork_without_descriptors, "no fork on Windows")
 NOT_HERE(25, "nothing else is allowed", fork_and_misuse, "no fork on Windows")
 NOT_HERE(25, "many forks", fork_of_a_fork, "no fork on Windows")
 NOT_HERE(25, "the child starts afresh", fork_with_a_chain_behind_a_close, "no fork on Windows")
@@ -1792,6 +1793,29 @@ TEST(25, "the child abandons the port", fork_and_abandon)
 		proa_port_abandon(house.port);
 		fresh = test_port();
 		test_close(fresh);
+		_exit(0);
+	}
+	CHECK_INT(wait_for(pid), 0);
+	household_end(&house);
+}
+
+/* Where the child can't start afresh it can still let go. */
+TEST(25, "the child abandons the port", fork_without_descriptors)
+{
+	static struct household house;
+	pid_t pid;
+
+	household_begin(&house);
+	run_for(house.port, MS);
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) {
+		const struct rlimit none = { 0, 0 };
+		struct proa_port *fresh;
+
+		CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &none));
+		CHECK_INT(proa_port_after_fork(house.port, NULL, NULL), PROA_EMFILE);
+		proa_port_abandon(house.port);
+		CHECK_INT(proa_port_open(NULL, &fresh), PROA_EMFILE);
 		_exit(0);
 	}
 	CHECK_INT(wait_for(pid), 0);
