@@ -20,6 +20,7 @@ struct workers {
 	struct proa_port *port;
 	struct proa_op *queue, **queue_end; /* through flight()->is.behind */
 	uint32_t queued, idle, count;
+	uint32_t waiting; /* of the threads: see workers_wait() */
 	struct worker *threads;
 	bool ending;
 };
@@ -46,6 +47,13 @@ static struct proa_op *unqueue(struct workers *workers, struct proa_op **link)
 	return op;
 }
 
+/* Threads that were made while others waited have nothing to do when those are back.
+ * The lock is held. */
+static bool is_surplus(const struct workers *workers)
+{
+	return workers->count - workers->idle - workers->waiting > workers->port->worker_limit;
+}
+
 static THREAD_RETURN worker_main(void *argument)
 {
 	struct workers *workers = argument;
@@ -53,7 +61,7 @@ static THREAD_RETURN worker_main(void *argument)
 
 	mutex_lock(&workers->lock);
 	for (;;) {
-		while (workers->queue == NULL && !workers->ending) {
+		while ((workers->queue == NULL || is_surplus(workers)) && !workers->ending) {
 			workers->idle++;
 			cond_wait(&workers->news, &workers->lock);
 			workers->idle--;
@@ -110,6 +118,26 @@ static struct workers *workers_make(struct proa_port *port)
 	return workers;
 }
 
+/* The lock is held. */
+static bool wants_thread(const struct workers *workers)
+{
+	return workers->queued > workers->idle &&
+	       workers->count - workers->waiting < workers->port->worker_limit;
+}
+
+void workers_wait(struct proa_port *port, bool begins)
+{
+	struct workers *workers = port->workers;
+
+	mutex_lock(&workers->lock);
+	workers->waiting += begins ? 1 : (uint32_t)-1;
+	if (wants_thread(workers))
+		worker_add(workers); /* or those that there are come to it, in time */
+	else if (workers->queue != NULL)
+		cond_signal(&workers->news);
+	mutex_unlock(&workers->lock);
+}
+
 int workers_submit(struct proa_port *port, struct proa_op *op)
 {
 	struct workers *workers = port->workers;
@@ -128,7 +156,7 @@ int workers_submit(struct proa_port *port, struct proa_op *op)
 	workers->queue_end = &flight(op)->is.behind;
 	workers->queued++;
 	/* An idle thread that has been called counts as idle until it comes. */
-	if (workers->queued > workers->idle && workers->count < port->worker_limit)
+	if (wants_thread(workers))
 		error = worker_add(workers);
 	else
 		cond_signal(&workers->news);

@@ -20,6 +20,9 @@ struct workers;
 int workers_submit(struct proa_port *port, struct proa_op *op);
 /* Takes an op that no worker has begun out of the queue: true if so. */
 bool workers_withdraw(struct proa_port *port, struct proa_op *op);
+/* A worker of the port's is about to wait for what may never come (a pipe's peer), or
+ * has done so: meanwhile it does not count, and another thread may be in its place. */
+void workers_wait(struct proa_port *port, bool begins);
 /* Joins the threads and frees. The queue is empty. NULL is allowed. */
 void workers_free(struct workers *workers);
 /* In a forked child: the threads are gone; frees the memory alone. */

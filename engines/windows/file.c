@@ -16,6 +16,7 @@
 #include "engines/windows/windows.h"
 #include <winternl.h> /* after windows.h */
 #include "lib/thread.h"
+#include "lib/workers.h"
 
 /* The most that one operation moves (rule 7). */
 #define FILE_MOST 0x7ffff000u
@@ -256,6 +257,8 @@ static void waiter_begin(struct waiter *waiter, const struct proa_op *op)
 	waiters = waiter;
 	waiter->interrupted = (op->options_ & OPT_CANCEL) != 0;
 	mutex_unlock(&waiters_lock);
+	if (op->port != NULL)
+		workers_wait(op->port, true);
 }
 
 static void waiter_end(struct waiter *waiter)
@@ -269,6 +272,8 @@ static void waiter_end(struct waiter *waiter)
 	mutex_unlock(&waiters_lock);
 	if (waiter->thread != NULL)
 		CloseHandle(waiter->thread);
+	if (waiter->op->port != NULL)
+		workers_wait(waiter->op->port, false);
 }
 
 /* False: it is not to begin another call. */

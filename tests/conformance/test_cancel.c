@@ -123,7 +123,7 @@ TEST(14, "by handle, and of all", cancel_handle_spares_other_handles)
 	test_close(port);
 }
 
-static unsigned char megabytes[4 << 20];
+static unsigned char megabytes[STUFFING];
 
 TEST(14, "a close can't be cancelled", cancel_ends_the_flush_not_the_close)
 {

@@ -1448,7 +1448,7 @@ static void start_ticking(struct record *tick, struct proa_port *port)
 
 TEST(18, "blocking descriptors", never_block_the_port)
 {
-	const size_t length = 16 * MIB;
+	const size_t length = STUFFING;
 	unsigned char *bytes = malloc(length), *got = malloc(length);
 	struct proa_port *port = test_port();
 	struct record tick;
@@ -1523,7 +1523,7 @@ TEST(18, "blocking descriptors", never_block_the_port)
 /* Cancel and close of what waits on a blocking descriptor take no longer. */
 TEST(18, "blocking descriptors", waits_on_them_end)
 {
-	unsigned char *bytes = calloc(16, MIB);
+	unsigned char *bytes = calloc(1, STUFFING);
 	struct proa_port *port = test_port();
 
 	CHECK(bytes != NULL);
@@ -1538,7 +1538,7 @@ TEST(18, "blocking descriptors", waits_on_them_end)
 		record_init(&send, port);
 		proa_prep_recv(&receive.op, in.ours, room, sizeof(room), 0);
 		record_submit(&receive);
-		proa_prep_send(&send.op, out.ours, bytes, 16 * MIB, 0);
+		proa_prep_send(&send.op, out.ours, bytes, STUFFING, 0);
 		record_submit(&send);
 		run_quiet(port);
 		since = test_clock();
@@ -1549,7 +1549,7 @@ TEST(18, "blocking descriptors", waits_on_them_end)
 		CHECK_INT(send.last, PROA_ECANCELED);
 		proa_prep_recv(&receive.op, in.ours, room, sizeof(room), 0);
 		record_submit(&receive);
-		proa_prep_send(&send.op, out.ours, bytes, 16 * MIB, 0);
+		proa_prep_send(&send.op, out.ours, bytes, STUFFING, 0);
 		record_submit(&send);
 		CHECK(proa_run_once(port, 0) >= 0);
 		close_handle(port, in.ours);

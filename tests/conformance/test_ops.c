@@ -393,13 +393,7 @@ struct stage {
 	unsigned char bytes[64];
 };
 
-/* More than a peer that does not read, and the system, take: some can't be told to keep
- * less. */
-#ifdef _WIN32
-static unsigned char blocking_bytes[16 << 20];
-#else
-static unsigned char blocking_bytes[4 << 20];
-#endif
+static unsigned char blocking_bytes[STUFFING];
 static atomic_bool job_ran;
 
 static void stage_keep(struct stage *stage, int fd)
