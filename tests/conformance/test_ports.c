@@ -1591,7 +1591,7 @@ TEST(24, "a port in another loop", descriptor_misses_nothing)
 #ifdef _WIN32
 NOT_HERE(25, "the child starts afresh", fork_and_start_afresh, "no fork on Windows")
 NOT_HERE(25, "the child abandons the port", fork_and_abandon, "no fork on Windows")
-NOT_HERE(25, "the child abandons the port", fork_without_descriptors, "no fork on Windows")
+NOT_HERE(25, "the child abandons the port", crowded_fork_without_descriptors, "no fork on Windows")
 NOT_HERE(25, "nothing else is allowed", fork_and_misuse, "no fork on Windows")
 NOT_HERE(25, "many forks", fork_of_a_fork, "no fork on Windows")
 NOT_HERE(25, "the child starts afresh", fork_with_a_chain_behind_a_close, "no fork on Windows")
@@ -1800,7 +1800,7 @@ TEST(25, "the child abandons the port", fork_and_abandon)
 }
 
 /* Where the child can't start afresh it can still let go. */
-TEST(25, "the child abandons the port", fork_without_descriptors)
+TEST(25, "the child abandons the port", crowded_fork_without_descriptors)
 {
 	static struct household house;
 	pid_t pid;
