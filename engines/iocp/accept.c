@@ -5,9 +5,6 @@
 
 #include <string.h>
 
-/* Calls of a multishot accept to begin with, and at the least. */
-#define ACCEPTS_FIRST 4
-
 static bool load(struct iocp *iocp, int fd)
 {
 	static const GUID accept = WSAID_ACCEPTEX, addresses = WSAID_GETACCEPTEXSOCKADDRS;
@@ -118,7 +115,7 @@ int32_t start_accept(struct proa_port *port, struct proa_op *op, struct handle *
 	if (acceptor == NULL)
 		return PROA_ENOMEM;
 	acceptor->op = op;
-	acceptor->target = op->kind_ == PROA_OP_ACCEPT_MULTI ? ACCEPTS_FIRST : 1;
+	acceptor->target = op->kind_ == PROA_OP_ACCEPT_MULTI ? iocp->accepts_least : 1;
 	flight(op)->is.engine = acceptor;
 	error = describe(acceptor, op->handle_);
 	if (error == 0)
@@ -260,11 +257,12 @@ void accept_completed(struct proa_port *port, struct large *large, NTSTATUS stat
 
 /* Twice as many where half of them, or more, were used up by one turn; one fewer
  * where few were. */
-static void adapt(struct acceptor *acceptor)
+static void adapt(const struct iocp *iocp, struct acceptor *acceptor)
 {
 	if (acceptor->taken * 2 >= acceptor->target && acceptor->target < ACCEPTS_MOST)
-		acceptor->target *= 2;
-	else if (acceptor->taken * 8 < acceptor->target && acceptor->target > ACCEPTS_FIRST)
+		acceptor->target =
+			acceptor->target < ACCEPTS_MOST / 2 ? acceptor->target * 2 : ACCEPTS_MOST;
+	else if (acceptor->taken * 8 < acceptor->target && acceptor->target > iocp->accepts_least)
 		acceptor->target--;
 	acceptor->taken = 0;
 }
@@ -284,7 +282,7 @@ void accepts_replenish(struct proa_port *port)
 			acceptor_put(iocp, acceptor);
 			continue;
 		}
-		adapt(acceptor);
+		adapt(iocp, acceptor);
 		error = acceptor->error < 0 ? acceptor->error : post_all(port, acceptor);
 		if (error == 0 || acceptor->count > 0)
 			continue;

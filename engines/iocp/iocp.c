@@ -228,6 +228,15 @@ static int iocp_descriptor(struct proa_port *port)
 	return -1;
 }
 
+/* What is no number in the range that has a meaning is passed over. */
+static unsigned accepts_least(void)
+{
+	const char *text = system_variable("PROA_ACCEPTS");
+	unsigned long asked = text == NULL ? 0 : strtoul(text, NULL, 10);
+
+	return asked >= 1 && asked <= ACCEPTS_MOST ? (unsigned)asked : ACCEPTS_LEAST;
+}
+
 static int iocp_open(
 	struct proa_port *port, const struct proa_port_options *options, char *why, size_t size)
 {
@@ -240,6 +249,7 @@ static int iocp_open(
 		return PROA_ENOMEM;
 	}
 	iocp->helper = -1;
+	iocp->accepts_least = accepts_least();
 	iocp->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 1);
 	if (iocp->port == NULL) {
 		error = windows_error();

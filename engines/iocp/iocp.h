@@ -86,6 +86,8 @@ struct large {
 };
 
 #define ACCEPTS_MOST 64
+/* Calls of a multishot accept to begin with, and at the least: PROA_ACCEPTS, or this. */
+#define ACCEPTS_LEAST 4
 
 /* An accept op: calls that wait for connections, each with a socket made ahead. */
 struct acceptor {
@@ -110,6 +112,7 @@ struct iocp {
 	struct request *small, *large; /* free */
 	struct acceptor *acceptors;
 	struct block *blocks;
+	unsigned accepts_least;
 	struct acceptor *dirty;
 	struct request *missed; /* what CancelIoEx() did not find: asked again */
 	const struct proa_op *running; /* has been served at once `run` times in a row */

@@ -46,6 +46,19 @@ static void spare_packets(int fd, struct handle *handle)
 		handle->engine |= I_SKIPS;
 }
 
+/* The mode can't be taken back, and whoever opened the handle may have set it: to wait
+ * for a packet then would be to wait for ever. */
+static bool spares_packets(int fd)
+{
+	IO_STATUS_BLOCK io;
+	ULONG modes = 0;
+
+	/* 41: FileIoCompletionNotificationInformation, of Windows Vista and later. */
+	return NtQueryInformationFile(windows_handle_of(fd), &io, &modes, sizeof modes,
+		       (FILE_INFORMATION_CLASS)41) >= 0 &&
+	       (modes & FILE_SKIP_COMPLETION_PORT_ON_SUCCESS) != 0;
+}
+
 static bool is_socket(const struct handle *handle)
 {
 	/* A dial's socket has no type yet. */
@@ -89,6 +102,9 @@ int32_t iocp_tie(struct proa_port *port, int fd, struct handle *handle)
 			   FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE)) {
 		handle->engine |= I_SKIPS;
 	}
+	if ((handle->engine & I_SKIPS) == 0 && (handle->state & HANDLE_OURS) == 0 &&
+		spares_packets(fd))
+		handle->engine |= I_SKIPS;
 	return 0;
 }
 

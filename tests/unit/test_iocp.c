@@ -102,6 +102,12 @@ static void note(struct proa_op *op, const struct proa_completion *c)
 	result = c->result;
 }
 
+static void discard(struct proa_op *op, const struct proa_completion *c)
+{
+	if (c->result >= 0)
+		proa_discard(op->port, c->result);
+}
+
 static int32_t run(struct proa_port *port, struct proa_op *op)
 {
 	proa_submit(op, note);
@@ -157,11 +163,90 @@ static void every_packet_is_counted(void **state)
 	assert_true(GetTickCount64() - before < 4000);
 }
 
+/* How many calls an accept that goes on has in flight, with `value` in the
+ * environment; and after `clients` have come at once. */
+static unsigned calls_in_flight(const char *value, int clients)
+{
+	struct proa_port *port;
+	struct proa_address address;
+	struct acceptor *acceptor;
+	proa_handle listener;
+	struct proa_op op;
+	SOCKET client;
+	unsigned count;
+
+	_putenv_s("PROA_ACCEPTS", value == NULL ? "" : value);
+	port = open_port();
+	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+	assert_int_equal(proa_local_address(listener, &address), 0);
+	proa_op_init(&op, port, NULL);
+	proa_prep_accept_multi(&op, listener, 0);
+	proa_submit(&op, discard);
+	assert_true(proa_run_once(port, 0) >= 0);
+	acceptor = flight(&op)->is.engine;
+	for (int i = 0; i < clients; i++) {
+		client = socket(AF_INET, SOCK_STREAM, 0);
+		assert_int_equal(connect(client, &address.to.any, (int)address.length), 0);
+		closesocket(client);
+	}
+	for (int i = 0; i < clients; i++)
+		assert_true(proa_run_once(port, 20 * PROA_MILLISECOND) >= 0);
+	count = acceptor->count;
+	proa_cancel(&op);
+	runs(port, &op);
+	proa_discard(port, listener);
+	assert_int_equal(proa_port_close(port), 0);
+	return count;
+}
+
+static void accepts_in_flight(void **state)
+{
+	unsigned busy;
+
+	(void)state;
+	assert_int_equal(calls_in_flight(NULL, 0), 4);
+	assert_int_equal(calls_in_flight("1", 0), 1);
+	assert_int_equal(calls_in_flight("40", 0), 40);
+	assert_int_equal(calls_in_flight("65", 0), 4);
+	assert_int_equal(calls_in_flight("many", 0), 4);
+	busy = calls_in_flight(NULL, 30);
+	assert_true(busy > 4 && busy <= ACCEPTS_MOST);
+	_putenv_s("PROA_ACCEPTS", "");
+}
+
+/* A socket of the program's, which has said that success sends no packet: of datagrams
+ * the engine would not. */
+static void spared_by_others(void **state)
+{
+	struct proa_port *port = open_port();
+	struct sockaddr_in here = { .sin_family = AF_INET };
+	int length = sizeof here;
+	char bytes[8];
+	struct proa_op op;
+	SOCKET s = WSASocketW(AF_INET, SOCK_DGRAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+
+	(void)state;
+	here.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(bind(s, (struct sockaddr *)&here, sizeof here), 0);
+	assert_int_equal(getsockname(s, (struct sockaddr *)&here, &length), 0);
+	assert_true(SetFileCompletionNotificationModes(
+		(HANDLE)s, FILE_SKIP_COMPLETION_PORT_ON_SUCCESS));
+	proa_op_init(&op, port, NULL);
+	assert_int_equal(sendto(s, "abc", 3, 0, (struct sockaddr *)&here, sizeof here), 3);
+	Sleep(20);
+	proa_prep_recv(&op, (proa_handle)s, bytes, sizeof bytes, 0);
+	assert_int_equal(run(port, &op), 3);
+	proa_discard(port, (proa_handle)s);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(wakes_are_one_packet),
 		cmocka_unit_test(every_packet_is_counted),
+		cmocka_unit_test(accepts_in_flight),
+		cmocka_unit_test(spared_by_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
