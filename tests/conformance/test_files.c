@@ -3,6 +3,8 @@
 #include "harness.h"
 #include "posix.h"
 
+#include <stdatomic.h>
+
 #ifndef _WIN32
 #	include <sys/mount.h>
 #endif
@@ -1026,10 +1028,13 @@ TEST(26, "workers", fifos_open_at_once)
 #define JOBS 30
 
 /* A job that waits until somebody closes the other end of a pipe. */
+static atomic_int jobs_begun;
+
 static int32_t wait_for_end(void *argument)
 {
 	char byte;
 
+	atomic_fetch_add(&jobs_begun, 1);
 	return (int32_t)read(*(int *)argument, &byte, 1) + 7;
 }
 
@@ -1045,6 +1050,7 @@ TEST(26, "workers", stuck_jobs)
 	char room[8];
 
 	CHECK_SYSTEM(pipe2(pair, O_CLOEXEC));
+	atomic_store(&jobs_begun, 0);
 	for (int i = 0; i < JOBS; i++) {
 		record_init(&jobs[i], port);
 		proa_prep_work(&jobs[i].op, wait_for_end, &pair[0]);
@@ -1063,6 +1069,7 @@ TEST(26, "workers", stuck_jobs)
 	CHECK(test_clock() - since < 2 * PROA_SECOND * test_factor());
 	peer_write(ends.peer, "abc", 3);
 	RUN_UNTIL(port, receive.finals == 1);
+	RUN_UNTIL(port, atomic_load(&jobs_begun) == 4);
 	/* Four of ours, the kernel's four, and ourselves. */
 	CHECK(count_threads() <= 9);
 	for (int i = 0; i < JOBS; i++) {
