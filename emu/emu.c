@@ -278,6 +278,7 @@ static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *f
 		*flags |= PROA_MORE;
 		make_hot(port, fd, handle);
 		op_stepped(port, op, result, *flags);
+		*flags = 0; /* of what follows: an error carries nothing */
 		return op->state_ == OP_ACTIVE ? emu_wait_for(port, op, handle) : STEP_STARTED;
 	}
 	return result;
