@@ -11,6 +11,7 @@ void body_flush(void);
 void body_foreign_sockets(void);
 void body_foreign_pipe(void);
 void body_loans(void);
+void body_late(void);
 void body_many(void);
 void body_cancels(void);
 

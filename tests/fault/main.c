@@ -38,6 +38,7 @@ const struct body bodies[] = {
 	{ "foreign_sockets", body_foreign_sockets },
 	{ "foreign_pipe", body_foreign_pipe },
 	{ "loans", body_loans },
+	{ "late", body_late },
 	{ "many", body_many },
 	{ "cancels", body_cancels },
 	{ "files", body_files },

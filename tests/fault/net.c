@@ -609,6 +609,108 @@ void body_loans(void)
 	proa_pool_close(loan.pool);
 }
 
+/* ---- what is there before anybody asks ----------------------------------------------------- */
+
+static unsigned late_bytes, late_connections;
+
+static void late_lent(struct task *task, const struct proa_completion *c)
+{
+	struct proa_buffer *buffer = proa_lent(c);
+
+	if (buffer != NULL) {
+		check_bytes("late", buffer->data, buffer->length, late_bytes);
+		late_bytes += buffer->length;
+		proa_give_back(buffer);
+	}
+	if (c->flags & PROA_MORE)
+		return;
+	if (task_fine(task, c, true) && late_bytes != sizeof loan.out)
+		cut_off("late");
+}
+
+static void late_accepted(struct task *task, const struct proa_completion *c)
+{
+	if (c->result >= 0) {
+		own(c->result);
+		late_connections++;
+		proa_cancel(&task->op);
+	} else if ((c->flags & PROA_MORE) == 0) {
+		task_fine(task, c, true);
+	} else {
+		erred("accept_multi", c->result);
+	}
+}
+
+/* A client of the test's own; its connection waits to be accepted. */
+static int late_client(proa_handle listener)
+{
+	struct proa_address to;
+	int client = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	if (client < 0)
+		wrong("socket");
+	if (!erred("proa_local_address", proa_local_address(listener, &to)) &&
+		connect(client, &to.to.any, to.length) < 0)
+		wrong("connect");
+	return client;
+}
+
+static void late_receive(void)
+{
+	struct task *task;
+
+	for (int i = 0; i < 4; i++) {
+		task = task_new();
+		proa_prep_send(&task->op, loan.ends[1], loan.out[i], sizeof loan.out[i], 0);
+		task_go(task, NULL);
+	}
+	task = task_new();
+	proa_prep_shutdown(&task->op, loan.ends[1]);
+	task_go(task, NULL);
+	body_run();
+	if (given_up())
+		return;
+	task = task_new();
+	proa_prep_recv_multi(&task->op, loan.ends[0], loan.pool, 0);
+	task_go(task, late_lent);
+	body_run();
+}
+
+void body_late(void)
+{
+	const struct proa_pool_options few = { .buffer_size = 500, .count = 4, .limit = 200 };
+	proa_handle listener;
+	struct task *task;
+	int client;
+
+	fill(loan.out, sizeof loan.out, 0);
+	loan.pool = NULL;
+	late_bytes = late_connections = 0;
+	if (!body_open(NULL))
+		return;
+	if (!erred("proa_pair", proa_pair(port, loan.ends))) {
+		own(loan.ends[0]);
+		own(loan.ends[1]);
+		if (!erred("proa_pool_open", proa_pool_open(port, &few, &loan.pool)))
+			late_receive();
+	}
+	if (!erred("proa_listen", proa_listen(port, "127.0.0.1:0", NULL, &listener))) {
+		own(listener);
+		client = late_client(listener);
+		if (!has_erred()) {
+			task = task_new();
+			proa_prep_accept_multi(&task->op, listener, 0);
+			task_go(task, late_accepted);
+			body_run();
+			if (late_connections != 1)
+				cut_off("a connection");
+		}
+		close(client);
+	}
+	body_close();
+	proa_pool_close(loan.pool);
+}
+
 /* ---- many at once: what grows, grows ------------------------------------------------------- */
 
 #define PAIRS 50
