@@ -53,6 +53,7 @@ struct proa_pool {
 	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
 	uint64_t lent, lent_peak, waits;
 	bool closed;
+	bool unwanted; /* who was just resumed can't use a buffer now */
 	thread_mutex lock;
 	struct proa_buffer *returned; /* given back by other threads; under `lock` */
 };
@@ -92,6 +93,11 @@ void pool_provided(struct proa_pool *pool, int more)
 bool pool_is_ample(const struct proa_pool *pool)
 {
 	return pool->limit >= AMPLE;
+}
+
+void pool_unwanted(struct proa_pool *pool)
+{
+	pool->unwanted = true;
 }
 
 bool pool_is_empty(const struct proa_pool *pool)
@@ -572,8 +578,12 @@ static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 		if (op == NULL)
 			return;
 		pool_forget(op);
+		pool->unwanted = false;
 		op_resume(port, op);
-	} while (op->state_ != OP_READY && op->state_ != OP_IDLE && pool->free_count > 0);
+		if (op->state_ == OP_PAUSED && (op->options_ & OPT_SHARE))
+			pool->unwanted = true;
+	} while (((op->state_ == OP_ACTIVE || op->state_ == OP_WORKER) && pool->free_count > 0) ||
+		 (pool->unwanted && (pool->free_count > 0 || pool->provided > 0)));
 }
 
 static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,
@@ -772,26 +782,14 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 
 /* ---- giving back ------------------------------------------------------------------------ */
 
-/* A handle holds one fewer: its paused receive may go on. */
-static void share_freed(struct proa_port *port, proa_handle fd, uint8_t generation)
+/* A receive that was paused at its handle's share goes on, if that is no more. Its
+ * own pool says what the share is; the buffer that came back may be another's. */
+static void share_resume(struct proa_port *port, struct handle *handle, struct proa_op *op)
 {
-	struct handle *handle = handle_find(port, fd);
-	const struct proa_pool *pool; /* of the one that waits: the buffer's may be another */
-	struct proa_op *op;
+	const struct proa_pool *pool = op->buffer_;
 
-	if (handle == NULL || handle->generation != generation || handle->lent == 0)
-		return;
-	handle->lent--;
-	op = handle->recvs;
-	if (op == NULL)
-		for (op = handle->others; op != NULL;
-			op = flight(op)->next == handle->others ? NULL : flight(op)->next)
-			if (op->state_ == OP_PAUSED && (op->options_ & OPT_SHARE))
-				break;
-	if (op == NULL || op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0)
-		return;
-	pool = op->buffer_;
-	if (handle->lent >= pool->per_handle)
+	if (op->state_ != OP_PAUSED || (op->options_ & OPT_SHARE) == 0 ||
+		handle->lent >= pool->per_handle)
 		return;
 	surplus_deliver(port, op, handle, false);
 	if (op->state_ == OP_READY || *surplus(op) != NULL || handle->lent >= pool->per_handle)
@@ -800,6 +798,34 @@ static void share_freed(struct proa_port *port, proa_handle fd, uint8_t generati
 		op_end(port, op, (int32_t)(intptr_t)flight(op)->is.engine, 0);
 	else
 		op_resume(port, op);
+}
+
+/* A handle holds one fewer: its paused receive may go on. Of datagrams there may be
+ * several, and each that goes on may be cancelled: so all of them do. */
+static void share_freed(struct proa_port *port, proa_handle fd, uint8_t generation)
+{
+	struct handle *handle = handle_find(port, fd);
+	struct cursor at = { .outer = port->cursors };
+	struct proa_op *op;
+
+	if (handle == NULL || handle->generation != generation || handle->lent == 0)
+		return;
+	handle->lent--;
+	if (handle->recvs != NULL) {
+		share_resume(port, handle, handle->recvs);
+		return;
+	}
+	at.next = handle->others;
+	if (at.next == NULL)
+		return;
+	at.last = flight(at.next)->prev;
+	port->cursors = &at;
+	while ((op = at.next) != NULL) {
+		at.next = op == at.last ? NULL : flight(op)->next;
+		if (op_borrows(op))
+			share_resume(port, handle, op);
+	}
+	port->cursors = at.outer;
 }
 
 static void take_back(struct proa_port *port, struct proa_pool *pool, struct proa_buffer *buffer)

@@ -562,6 +562,8 @@ void pool_put_free(struct proa_pool *pool, struct proa_buffer *buffer);
 /* May a receive run ahead of the program? */
 bool pool_is_ample(const struct proa_pool *pool);
 bool pool_is_empty(const struct proa_pool *pool);
+/* A receive that starts found no data, and goes on without a claim to a buffer. */
+void pool_unwanted(struct proa_pool *pool);
 /* The engine took free buffers for the kernel, or got some back. */
 void pool_provided(struct proa_pool *pool, int more);
 /* A datagram's sender is in the room before the buffer's bytes: its length. */

@@ -78,6 +78,8 @@ static int32_t start_direct(struct proa_port *port, struct proa_op *op, uint32_t
 	result = attempt(port, op, false, flags);
 	if (result == STEP_LATER)
 		return PROA_EAGAIN;
+	if (result == PROA_EAGAIN && op_borrows(op))
+		pool_unwanted(op->buffer_);
 	return result == PROA_EAGAIN ? uring_poll(port, op) : result;
 }
 

@@ -2009,6 +2009,96 @@ TEST(12, "lending", datagrams_have_a_share_too)
 	test_close(other);
 }
 
+/* Who waits for a buffer does not wait for one that stands at its share; and of those
+ * that do, all go on, for each may be cancelled. */
+TEST(12, "lending", datagrams_at_their_share_hold_nobody_up)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 16, 2, 2, 1);
+	struct ends ends = unix_ends_of(SOCK_DGRAM), stream = pair_ends();
+	struct proa_buffer *taken = proa_pool_take(pool);
+	struct record first, waiting[2], other;
+
+	record_init(&first, port);
+	record_init(&other, port);
+	start_lent(&first, ends.ours, pool);
+	for (int i = 0; i < 2; i++) {
+		record_init(&waiting[i], port);
+		start_lent(&waiting[i], ends.ours, pool);
+	}
+	peer_write(ends.peer, "a", 1);
+	peer_write(ends.peer, "b", 1);
+	run_quiet(port); /* one is lent: the others find none */
+	CHECK_INT(pool_lent(pool), 2);
+	start_lent(&other, stream.ours, pool);
+	peer_write(stream.peer, "s", 1);
+	run_quiet(port);
+	CHECK_INT(other.finals, 0);
+	proa_give_back(taken); /* of no use to those at their share */
+	run_quiet(port);
+	if (other.finals == 0) /* else one holds the datagram that it has */
+		CHECK_INT(first.finals + waiting[0].finals + waiting[1].finals, 1);
+	for (int i = -1; i < 2; i++) {
+		struct record *record = i < 0 ? &first : &waiting[i];
+
+		if (record->finals == 0)
+			continue;
+		proa_give_back(record->lent[0]);
+		record->lent[0] = NULL;
+		break;
+	}
+	run_quiet(port);
+	CHECK_INT(other.finals, 1);
+	proa_give_back(other.lent[0]);
+	run_quiet(port);
+	for (int i = -1; i < 2; i++) {
+		struct record *record = i < 0 ? &first : &waiting[i];
+
+		if (record->lent[0] != NULL)
+			proa_give_back(record->lent[0]);
+		record->lent[0] = NULL;
+	}
+	run_quiet(port);
+	CHECK_INT(first.finals + waiting[0].finals + waiting[1].finals, 2);
+	close_ends(port, &ends);
+	close_ends(port, &stream);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
+/* Nor does one whose datagram another has taken meanwhile. */
+TEST(12, "lending", datagrams_that_are_gone_hold_nobody_up)
+{
+	SKIP_WITHOUT_UNIX_SOCKETS();
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 16, 1, 1, 1);
+	struct ends ends = unix_ends_of(SOCK_DGRAM), stream = pair_ends();
+	struct proa_buffer *taken = proa_pool_take(pool);
+	struct record datagram, other;
+	char byte;
+
+	record_init(&datagram, port);
+	record_init(&other, port);
+	start_lent(&datagram, ends.ours, pool);
+	peer_write(ends.peer, "x", 1);
+	run_quiet(port);
+	CHECK_INT(recv(ends.ours, &byte, 1, MSG_DONTWAIT), 1);
+	start_lent(&other, stream.ours, pool);
+	peer_write(stream.peer, "s", 1);
+	run_quiet(port);
+	CHECK_INT(datagram.finals + other.finals, 0);
+	proa_give_back(taken);
+	RUN_UNTIL(port, other.finals == 1);
+	CHECK_INT(other.last, 1);
+	proa_give_back(other.lent[0]);
+	cancel_and_wait(&datagram);
+	close_ends(port, &ends);
+	close_ends(port, &stream);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(12, "boundaries", messages_are_never_gathered)
 {
 	struct proa_port *port = test_port();
