@@ -319,7 +319,7 @@ static int usage(const char *program)
 {
 	fprintf(stderr,
 		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE] "
-		"[--jobs N] [--seconds-time_factor N] [filter...]\n"
+		"[--jobs N] [--time-factor N] [filter...]\n"
 		"       %s --join FILE...: one table of what --matrix has written\n"
 		"A filter is a rule's number, or a part of a test's or file's name.\n",
 		program, program);
@@ -347,7 +347,7 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 			add_profile(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--matrix") == 0)
 			wishes->matrix = argv[++i];
-		else if (i + 1 < argc && strcmp(argv[i], "--seconds-time_factor") == 0)
+		else if (i + 1 < argc && strcmp(argv[i], "--time-factor") == 0)
 			time_factor = atoi(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--jobs") == 0)
 			at_once = atoi(argv[++i]);
