@@ -5,6 +5,7 @@ bytes and its end are checked. Meson passes the paths; the last line counts."""
 
 import argparse
 import concurrent.futures
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -673,6 +674,21 @@ def run(case, where, engine):
     return verdict
 
 
+@contextlib.contextmanager
+def wine_kept():
+    """Wine starts processes of its own with the first program, and they keep what that
+    has as its standard output: so the first is one whose output nobody reads to its
+    end, and it stays."""
+    if not WINE:
+        yield
+        return
+    with subprocess.Popen([*WINE, "cmd.exe"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as shell:
+        time.sleep(2)
+        yield
+        shell.stdin.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", required=True, help="folder of the built examples")
@@ -699,7 +715,7 @@ def main():
             not (only & names) or key in only
             for key, names in ((job[0].__name__, {c.__name__ for c in CASES} | {"documents_compile"}),
                                (job[1], set(known))))]
-    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+    with wine_kept(), concurrent.futures.ThreadPoolExecutor(3) as pool:
         verdicts = list(pool.map(lambda job: run(job[0], where, job[1]), jobs))
     print(f"{verdicts.count('ok')} passed, {verdicts.count('FAIL')} failed"
           + (f", {verdicts.count('skip')} skipped" if "skip" in verdicts else ""))
