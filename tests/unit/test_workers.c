@@ -326,6 +326,51 @@ static void bounded(void **state)
 	free_port(port);
 }
 
+struct door {
+	struct proa_port *port;
+	struct gate gate;
+};
+
+static int32_t wait_at(void *argument)
+{
+	struct door *door = argument;
+
+	workers_wait(door->port, true);
+	gate_pass(&door->gate);
+	workers_wait(door->port, false);
+	return 1;
+}
+
+/* Who waits for a peer keeps nobody else from working; and when all are back there are
+ * no more at work than before. */
+static void waiting_does_not_count(void **state)
+{
+	enum { WAITERS = 5, JOBS = 20, LIMIT = 2 };
+	struct door door = { make_port(LIMIT), GATE };
+	struct gate gate = GATE;
+	struct proa_op waits[WAITERS], jobs[JOBS], *finished[JOBS];
+
+	(void)state;
+	for (int i = 0; i < WAITERS; i++) {
+		prepare_work(door.port, &waits[i], wait_at, &door);
+		assert_int_equal(workers_submit(door.port, &waits[i]), 0);
+	}
+	gate_await(&door.gate, WAITERS);
+	for (int i = 0; i < JOBS; i++) {
+		prepare_work(door.port, &jobs[i], pass, &gate);
+		assert_int_equal(workers_submit(door.port, &jobs[i]), 0);
+	}
+	gate_await(&gate, LIMIT);
+	gate_open(&door.gate, WAITERS);
+	take_finished(door.port, finished, WAITERS);
+	pause_ms(20);
+	assert_int_equal(gate.waiting, LIMIT);
+	gate_open(&gate, JOBS);
+	take_finished(door.port, finished, JOBS);
+	assert_int_equal(gate.most_waiting, LIMIT);
+	free_port(door.port);
+}
+
 /* One thread runs jobs in the order of submission. */
 static void in_order(void **state)
 {
@@ -872,6 +917,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(signals_blocked),
 #endif
 		cmocka_unit_test(bounded),
+		cmocka_unit_test(waiting_does_not_count),
 		cmocka_unit_test(in_order),
 		cmocka_unit_test(withdrawn),
 		cmocka_unit_test(withdrawal_race),
