@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <malloc.h>
 #include <winsock2.h>
 #include <windows.h>
 
@@ -106,6 +107,12 @@ static void discard(struct proa_op *op, const struct proa_completion *c)
 {
 	if (c->result >= 0)
 		proa_discard(op->port, c->result);
+}
+
+static void give_back(struct proa_op *op, const struct proa_completion *c)
+{
+	(void)op;
+	proa_give_back(proa_lent(c));
 }
 
 static int32_t run(struct proa_port *port, struct proa_op *op)
@@ -240,6 +247,84 @@ static void spared_by_others(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* Pieces of memory that are in use, of the C runtime's heap. */
+static size_t pieces_in_use(void)
+{
+	HANDLE heap = (HANDLE)_get_heap_handle();
+	PROCESS_HEAP_ENTRY entry = { .lpData = NULL };
+	size_t count = 0;
+
+	assert_true(HeapLock(heap));
+	while (HeapWalk(heap, &entry))
+		count += (entry.wFlags & PROCESS_HEAP_ENTRY_BUSY) != 0;
+	HeapUnlock(heap);
+	return count;
+}
+
+/* A port with something of each kind of request, ended or cancelled. */
+static void live_and_die(void)
+{
+	static char bytes[100000];
+	struct proa_port *port = open_port();
+	struct proa_pool_options small = { .buffer_size = 100, .count = 4 };
+	struct proa_address address;
+	struct proa_pool *pool;
+	proa_handle pair[2], listener, dialed, pipes[2];
+	struct proa_op multi, accept, op, lent;
+
+	proa_op_init(&multi, port, NULL);
+	proa_op_init(&accept, port, NULL);
+	proa_op_init(&op, port, NULL);
+	proa_op_init(&lent, port, NULL);
+	assert_int_equal(proa_pool_open(port, &small, &pool), 0);
+	assert_int_equal(proa_pair(port, pair), 0);
+	assert_int_equal(proa_pipe(port, 0, &pipes[0], &pipes[1]), 0);
+	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+	assert_int_equal(proa_local_address(listener, &address), 0);
+	proa_prep_accept_multi(&accept, listener, 0);
+	proa_submit(&accept, discard);
+	proa_prep_recv_multi(&multi, pair[0], pool, 0);
+	proa_submit(&multi, give_back);
+	proa_prep_recv_lent(&lent, pipes[0], pool, 0);
+	proa_submit(&lent, give_back);
+	proa_prep_dial(&op, &address, 0);
+	dialed = run(port, &op);
+	assert_true(dialed >= 0);
+	proa_prep_send(&op, pair[1], bytes, sizeof bytes, 0);
+	assert_int_equal(run(port, &op), sizeof bytes);
+	proa_prep_poll(&op, pair[0], PROA_WRITABLE);
+	assert_true(run(port, &op) > 0);
+	proa_cancel_all(port);
+	assert_int_equal(proa_run(port), 0);
+	proa_discard(port, dialed);
+	proa_discard(port, listener);
+	for (int i = 0; i < 2; i++) {
+		proa_discard(port, pair[i]);
+		proa_discard(port, pipes[i]);
+	}
+	assert_int_equal(proa_port_close(port), 0);
+	proa_pool_close(pool);
+}
+
+/* Ports leave neither memory nor handles behind. */
+static void nothing_is_left(void **state)
+{
+	size_t before;
+	DWORD handles = 0, now = 0;
+
+	(void)state;
+	for (int i = 0; i < 5; i++) /* what is made once in a process */
+		live_and_die();
+	before = pieces_in_use();
+	assert_true(before > 0);
+	GetProcessHandleCount(GetCurrentProcess(), &handles);
+	for (int i = 0; i < 20; i++)
+		live_and_die();
+	assert_int_equal(pieces_in_use(), before);
+	GetProcessHandleCount(GetCurrentProcess(), &now);
+	assert_int_equal(now, handles);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +332,7 @@ int main(void)
 		cmocka_unit_test(every_packet_is_counted),
 		cmocka_unit_test(accepts_in_flight),
 		cmocka_unit_test(spared_by_others),
+		cmocka_unit_test(nothing_is_left),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
