@@ -467,6 +467,43 @@ static struct proa_slice slice_after(const struct transfer *transfer, uint64_t s
 	return rest;
 }
 
+/* The bytes after the first `skip`, as many as there is room for. */
+static uint32_t gather(const struct transfer *transfer, uint64_t skip, char *room, uint32_t size)
+{
+	const struct proa_slice *slice = transfer->slices;
+	uint32_t done = 0, n;
+
+	for (size_t i = 0; i < transfer->count && done < size; i++, slice++) {
+		if (skip >= slice->length) {
+			skip -= slice->length;
+			continue;
+		}
+		n = slice->length - (uint32_t)skip;
+		if (n > size - done)
+			n = size - done;
+		memcpy(room + done, (char *)slice->data + skip, n);
+		done += n;
+		skip = 0;
+	}
+	return done;
+}
+
+/* One call for what comes after the first `moved` bytes. To a pipe small slices go
+ * together, and large ones by parts. */
+static int32_t move_next(const struct transfer *transfer, uint64_t moved)
+{
+	struct proa_slice rest = slice_after(transfer, moved);
+	char room[PIPE_PART];
+
+	if (transfer->placed)
+		return move_once(transfer, rest.data, rest.length, transfer->offset + moved);
+	if (transfer->writing && transfer->count > 1 && rest.length < PIPE_PART) {
+		rest.length = gather(transfer, moved, room, sizeof room);
+		rest.data = room;
+	}
+	return move_once(transfer, rest.data, rest.length < PIPE_PART ? rest.length : PIPE_PART, 0);
+}
+
 /* As often as the operation demands. A write of nothing that is no error would go
  * on for ever. */
 static int32_t transfer_run(struct proa_op *op, const struct transfer *transfer)
@@ -474,12 +511,7 @@ static int32_t transfer_run(struct proa_op *op, const struct transfer *transfer)
 	uint64_t *moved = &flight(op)->moved;
 
 	while (*moved < transfer->total) {
-		struct proa_slice rest = slice_after(transfer, *moved);
-		int32_t done;
-
-		if (!transfer->placed && rest.length > PIPE_PART)
-			rest.length = PIPE_PART;
-		done = move_once(transfer, rest.data, rest.length, transfer->offset + *moved);
+		int32_t done = move_next(transfer, *moved);
 
 		if (done < 0)
 			return done;
