@@ -57,7 +57,7 @@ static void judge_accept(struct task *task, const struct proa_completion *c)
 	if (is_final)
 		accepting--;
 	if (c->result < 0) {
-		HOLDS(is_final, "accepts give %s", proa_error_name(c->result));
+		HOLDS(is_final || system_fails(), "accepts give %s", proa_error_name(c->result));
 		return;
 	}
 	HOLDS(is_final == !accepts_many, "an accepted handle in the wrong kind of completion");

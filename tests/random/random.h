@@ -91,6 +91,9 @@ int64_t clock_ns(void);
 uint64_t mix(uint64_t value);
 uint64_t choose(uint64_t below); /* 0 .. below - 1 */
 bool chance(unsigned percent);
+/* With the faults of tests/fault (RANDOM_FAULTS is set) the system's errors have no
+ * reason that the model could know, and no end of a stream follows from them. */
+bool system_fails(void);
 #ifdef __MINGW_PRINTF_FORMAT
 #	define RANDOM_PRINTF __MINGW_PRINTF_FORMAT
 #else

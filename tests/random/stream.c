@@ -547,7 +547,7 @@ static void judge_end(struct task *task, int32_t result)
 					      (channel->is_exact || !end_gone(channel->from));
 		channel->has_ended = true;
 	} else if (result == PROA_EPIPE || result == PROA_ECONNRESET || result == PROA_ENOTCONN) {
-		channel->has_ended = true;
+		channel->has_ended = !system_fails();
 	}
 }
 
