@@ -91,6 +91,10 @@ bool faults_parse(struct fault_plan *out, const char *text)
 	out->rate = word == NULL ? 100 : (unsigned)strtoul(word + 5, NULL, 0);
 	out->soft = strstr(text, "soft") != NULL;
 	out->whole = strstr(text, "whole") != NULL;
+	word = strstr(text, "only=");
+	if (word != NULL)
+		snprintf(out->only, sizeof out->only, "+%.*s+", (int)strcspn(word + 5, ","),
+			word + 5);
 	return true;
 }
 
@@ -138,11 +142,23 @@ static void enlist(struct fault_site *site)
 		sites[at] = site;
 }
 
+static bool is_chosen(const char *name)
+{
+	const char *at = plan.only[0] == '\0' ? NULL : strstr(plan.only, name);
+	size_t length = strlen(name);
+
+	if (plan.only[0] == '\0')
+		return true;
+	while (at != NULL && (at[-1] != '+' || at[length] != '+'))
+		at = strstr(at + 1, name);
+	return at != NULL;
+}
+
 static int by_seed(struct fault_site *site, unsigned number, bool hard)
 {
 	int possible[FAULT_WAYS], count = 0;
 
-	if (rolled(site, number, 1) % 10000 >= plan.rate)
+	if (rolled(site, number, 1) % 10000 >= plan.rate || !is_chosen(site->name))
 		return 0;
 	for (const int *way = site->ways; *way != 0; way++)
 		if (((hard && !plan.soft) || faults_is_soft(site->name, *way)) &&

@@ -35,7 +35,8 @@ unsigned fault_number(const struct fault_site *site, unsigned most);
 /* What is to fail. By count: the `nth` call (from 1) of the site `name`, in the way
  * `how`. By seed: each call with a chance of `rate` in 10,000, in one of its ways;
  * `soft`: in such ways alone as a caller must not notice: EINTR, short, and what
- * faults_is_soft() knows more; `whole`: not short, which some tests would notice. */
+ * faults_is_soft() knows more; `whole`: not short, which some tests would notice;
+ * `only`: at these sites, as in "recv+send"; empty: all. */
 struct fault_plan {
 	char name[32];
 	unsigned nth;
@@ -43,9 +44,11 @@ struct fault_plan {
 	uint64_t seed;
 	unsigned rate;
 	bool soft, whole;
+	char only[320];
 };
 
-/* "recv:3:ECONNRESET", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole".
+/* "recv:3:ECONNRESET", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole",
+ * "seed=17,rate=50,only=recv+send".
  * False: no plan. */
 bool faults_parse(struct fault_plan *plan, const char *text);
 void faults_tell(const struct fault_plan *plan, char *text, size_t size);
