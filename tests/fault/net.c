@@ -199,17 +199,15 @@ static struct {
 	struct proa_address to, from;
 	struct proa_slice slices[3], room[1];
 	struct proa_message out, in;
-	union {
-		struct cmsghdr header;
-		char bytes[CMSG_SPACE(sizeof(int))];
-	} out_control, in_control;
+	_Alignas(struct cmsghdr) char out_control[CMSG_SPACE(sizeof(int))];
+	_Alignas(struct cmsghdr) char in_control[CMSG_SPACE(sizeof(int))];
 	int passed;
 	bool told;
 } mail;
 
 static void mail_passed(struct task *task, const struct proa_completion *c)
 {
-	struct cmsghdr *header = &mail.in_control.header;
+	struct cmsghdr *header = (struct cmsghdr *)(void *)mail.in_control;
 	int fd;
 
 	if (!task_fine(task, c, true))
@@ -239,7 +237,7 @@ static void mail_received(struct task *task, const struct proa_completion *c)
 	mail.room[0] = (struct proa_slice) { .data = mail.got, .length = LETTER };
 	in->slices = mail.room;
 	in->slice_count = 1;
-	in->control = &mail.in_control;
+	in->control = mail.in_control;
 	in->control_length = sizeof mail.in_control;
 	proa_prep_recvmsg(&task->op, task->handle, in, 0);
 	task_go(task, mail_passed);
@@ -268,17 +266,17 @@ static void mail_accepted(struct task *task, const struct proa_completion *c)
 
 static void mail_prepare_message(void)
 {
-	struct cmsghdr *header = &mail.out_control.header;
+	struct cmsghdr *header = (struct cmsghdr *)(void *)mail.out_control;
 
 	memset(&mail.out, 0, sizeof mail.out);
 	mail.out.slices = mail.slices;
 	mail.out.slice_count = 1;
-	memset(&mail.out_control, 0, sizeof mail.out_control);
+	memset(mail.out_control, 0, sizeof mail.out_control);
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	memcpy(CMSG_DATA(header), &mail.passed, sizeof mail.passed);
-	mail.out.control = &mail.out_control;
+	mail.out.control = mail.out_control;
 	mail.out.control_length = CMSG_LEN(sizeof(int));
 }
 
