@@ -1473,6 +1473,18 @@ static bool readable(proa_handle fd, int ms)
 		}                                                   \
 	} while (0)
 
+/* Says nothing more when there is nothing more. A report or two may be late: on Linux 6.1
+ * an eventfd that is written to because of another's write is so after a while (RCU). */
+static void expect_quiet(struct proa_port *port, proa_handle fd)
+{
+	int late = 0;
+
+	while (readable(fd, 20)) {
+		CHECK_INT(proa_run_once(port, 0), 0);
+		CHECK(++late <= 2);
+	}
+}
+
 TEST(24, "a port in another loop", descriptor_in_another_loop)
 {
 	struct proa_port *port = test_port();
@@ -1531,12 +1543,13 @@ TEST(24, "a port in another loop", descriptor_in_another_loop)
 		CHECK_INT(pthread_join(thread, NULL), 0);
 		while (proa_run_once(port, 0) > 0)
 			;
-		CHECK(!readable(fd, 20));
+		expect_quiet(port, fd);
 	}
 	act_beside(&waker, &thread);
 	CHECK(readable(fd, 10000));
-	CHECK_INT(proa_run_once(port, 0), 0);
 	CHECK_INT(pthread_join(thread, NULL), 0);
+	CHECK_INT(proa_run_once(port, 0), 0);
+	expect_quiet(port, fd);
 	waker.act = proa_port_shut;
 	act_beside(&waker, &thread);
 	CHECK(readable(fd, 10000));
