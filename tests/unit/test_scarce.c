@@ -29,9 +29,11 @@
 
 /* ---- refusals -------------------------------------------------------------------- */
 
-enum kind { MEMORY, OPTIONS, QUEUE, RING, THREADS, KINDS };
+enum kind { MEMORY, OPTIONS, QUEUE, RING, ENTRIES, THREADS, KINDS };
 static const char *const kind_names[] = { "memory", "options of descriptors", "the queue",
-	"the ring's buffers", "threads" };
+	"the ring's buffers", "the ring's entries", "threads" };
+
+#define IN_A_ROW 60 /* entries into the ring: to the end nothing would move */
 
 static struct {
 	enum kind kind;
@@ -41,11 +43,19 @@ static struct {
 	_Atomic(bool) armed;
 } refusal;
 
+extern int coverage_is_written __attribute__((weak)); /* tests/coverage/dump.c */
+
 static bool refused(enum kind kind)
 {
+	int calls;
+
 	if (!atomic_load(&refusal.armed) || refusal.kind != kind)
 		return false;
-	atomic_fetch_add(&refusal.calls, 1);
+	if (&coverage_is_written != NULL && coverage_is_written)
+		return false;
+	calls = atomic_fetch_add(&refusal.calls, 1) + 1;
+	if (kind == ENTRIES && refusal.lasting)
+		return calls >= refusal.left && calls < refusal.left + IN_A_ROW;
 	if (refusal.lasting && atomic_load(&refusal.left) <= 1)
 		return true;
 	return atomic_fetch_sub(&refusal.left, 1) == 1;
@@ -83,6 +93,9 @@ REFUSES(RING, int, io_uring_register_buf_ring, (void *ring, void *reg, unsigned 
 	(ring, reg, flags), -ENOMEM, ENOMEM)
 REFUSES(RING, void *, mmap64, (void *at, size_t size, int access, int flags, int fd, off_t offset),
 	(at, size, access, flags, fd, offset), MAP_FAILED, ENOMEM)
+REFUSES(ENTRIES, int, io_uring_enter2,
+	(unsigned fd, unsigned submit, unsigned wait, unsigned flags, sigset_t *set, size_t size),
+	(fd, submit, wait, flags, set, size), -EBUSY, EBUSY)
 REFUSES(THREADS, int, pthread_create,
 	(pthread_t * thread, const pthread_attr_t *how, void *(*run)(void *), void *argument),
 	(thread, how, run, argument), EAGAIN, EAGAIN)
