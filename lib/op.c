@@ -223,9 +223,9 @@ static void op_unplaced(
 		handle->undelivered++; /* the close comes after it: see handle_close_take() */
 	op->handle_ = PROA_NO_HANDLE;
 	op_end(port, op, error, 0);
-	if (op_sends(op)) {
-		/* Its stream is torn for those who send before they are told; there was
-		 * no place to say so: see handle_tie(). */
+	if (op_sends(op) && error != PROA_EBADF) {
+		/* Its stream, if there is one, is torn for those who send before they are
+		 * told; there was no place to say so: see handle_tie(). */
 		op->options_ |= OPT_TORE;
 		op->handle_ = (int32_t)fd;
 		port->strays = true;
