@@ -316,7 +316,7 @@ int faulty_open(const char *path, int flags, ...)
 int faulty_fcntl(int fd, int command, ...);
 int faulty_fcntl(int fd, int command, ...)
 {
-	static struct fault_site site = { "fcntl", { EBADF }, 0, false };
+	static struct fault_site site = { "fcntl", { EIO }, 0, false };
 	static struct fault_site copy = { "dupfd", { EMFILE }, 0, false };
 	/* To ask whether one is open is to know it. */
 	int how = command == F_GETFD ? 0 : fault_here(command == F_DUPFD_CLOEXEC ? &copy : &site);
