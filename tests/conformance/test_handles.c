@@ -10,6 +10,11 @@
 
 static bool is_open(int fd)
 {
+#ifdef _WIN32
+	/* The number may be an event's or a thread's by now: those have no type of file. */
+	if (GetFileType((HANDLE)(intptr_t)fd) == FILE_TYPE_UNKNOWN)
+		return false;
+#endif
 	return fcntl(fd, F_GETFD) >= 0;
 }
 
