@@ -1965,7 +1965,7 @@ TEST(12, "lending", datagrams_have_a_share_too)
 		start_lent(&receives[i], ends.ours, pool);
 	}
 	for (int i = 0; i < 5; i++)
-		peer_write(ends.peer, "01234" + i, 1);
+		peer_write(ends.peer, &"01234"[i], 1);
 	run_quiet(port);
 	CHECK_INT(pool_lent(pool), 2);
 	record_init(&receives[4], port);
