@@ -146,29 +146,15 @@ void op_begin(struct proa_port *port, struct proa_op *op)
 		op_end(port, op, error, 0);
 }
 
-/* What is wrong with a described op, seen before anything is done. */
-static int op_check(struct proa_port *port, struct proa_op *op, const struct handle *handle)
+/* What the handle, which it acts on, is not good for. */
+static int op_check_handle(const struct proa_op *op, const struct handle *handle)
 {
-	unsigned kind = op_kinds[op->kind_];
-	bool datagram = handle != NULL && handle->type == HANDLE_DATAGRAM;
-
-	(void)port;
-	if ((kind & K_BYTES) && op->length_ > MOST_BYTES)
-		return PROA_EINVAL;
-	if (kind & K_SLICES || op->kind_ == PROA_OP_SENDMSG || op->kind_ == PROA_OP_RECVMSG)
-		if (op_length(op) > MOST_BYTES)
-			return PROA_EINVAL;
 	if ((op->kind_ == PROA_OP_RECV || op->kind_ == PROA_OP_RECVFROM) && op->length_ == 0 &&
-		!datagram)
+		handle->type != HANDLE_DATAGRAM)
 		return PROA_EINVAL; /* 0 would read as the end of the stream */
-	if (op_borrows(op) && (op->flags_ & (PROA_ALL | PROA_PEEK)))
-		return PROA_EINVAL; /* what is lent is taken, as much as came */
 	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) &&
 		(handle->type == HANDLE_PIPE || handle->type == HANDLE_FILE))
 		return PROA_EINVAL; /* what is read there is gone */
-	if ((op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI) &&
-		op->buffer_ == NULL)
-		return PROA_EINVAL;
 	if (op->kind_ >= PROA_OP_READ && op->kind_ <= PROA_OP_WRITEV) {
 		if (handle->type != HANDLE_FILE)
 			return PROA_ESPIPE; /* no place has an offset there */
@@ -176,9 +162,24 @@ static int op_check(struct proa_port *port, struct proa_op *op, const struct han
 		if (op->argument_ > INT64_MAX - MOST_BYTES)
 			return PROA_EINVAL;
 	}
-	if (handle != NULL && (handle->state & HANDLE_DEAD) && (kind & K_HANDLE))
-		return PROA_ENOTCONN;
-	return 0;
+	return (handle->state & HANDLE_DEAD) ? PROA_ENOTCONN : 0;
+}
+
+/* What is wrong with a described op, seen before anything is done. */
+static int op_check(const struct proa_op *op, const struct handle *handle)
+{
+	unsigned kind = op_kinds[op->kind_];
+
+	if ((kind & K_BYTES) && op->length_ > MOST_BYTES)
+		return PROA_EINVAL;
+	if ((kind & K_SLICES) || op->kind_ == PROA_OP_SENDMSG || op->kind_ == PROA_OP_RECVMSG)
+		if (op_length(op) > MOST_BYTES)
+			return PROA_EINVAL;
+	if (op_borrows(op) && (op->flags_ & (PROA_ALL | PROA_PEEK)))
+		return PROA_EINVAL; /* what is lent is taken, as much as came */
+	if (op_borrows(op) && op->buffer_ == NULL)
+		return PROA_EINVAL;
+	return handle != NULL && (kind & K_HANDLE) ? op_check_handle(op, handle) : 0;
 }
 
 /* The handle that it acts on, or belongs to. 0 or an error. */
@@ -251,7 +252,7 @@ static void op_launch(struct proa_port *port, struct proa_op *op)
 				? PROA_ECANCELED
 			: port->max_inflight != 0 && port->in_flight > port->max_inflight
 				? PROA_EAGAIN
-				: op_check(port, op, handle);
+				: op_check(op, handle);
 	}
 	list = op_list_of(port, op, handle);
 	list_append(list, op);

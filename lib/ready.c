@@ -12,7 +12,7 @@
 static bool ready_grow(struct ready *ready)
 {
 	uint32_t room = ready->ring == NULL ? 0 : ready->mask + 1, i,
-		 count = ready->tail - ready->head;
+		 count = ready->ring == NULL ? 0 : ready->tail - ready->head;
 	uint32_t more = room == 0 ? READY_FIRST : room * 2;
 	struct proa_completion *ring;
 

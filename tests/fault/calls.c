@@ -29,7 +29,7 @@
 #ifdef PROA_HAVE_EPOLL
 #	include <sys/epoll.h>
 #endif
-#ifdef PROA_HAVE_EVENTFD
+#if defined PROA_HAVE_EVENTFD || defined __linux__
 #	include <sys/eventfd.h>
 #endif
 #ifdef PROA_HAVE_SENDFILE_LINUX
@@ -336,7 +336,7 @@ int faulty_fcntl(int fd, int command, ...)
 /* ---- readiness -------------------------------------------------------------------- */
 
 CALL(poll, (struct pollfd * fds, nfds_t count, int timeout), (fds, count, timeout), EINTR, ENOMEM)
-#ifdef PROA_HAVE_PPOLL
+#if defined PROA_HAVE_PPOLL || defined __linux__ /* io_uring has it anyway */
 CALL(ppoll,
 	(struct pollfd * fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask),
 	(fds, count, timeout, mask), EINTR, ENOMEM)
@@ -359,7 +359,7 @@ int faulty_epoll_ctl(int fd, int how_so, int what, struct epoll_event *event)
 	return -1;
 }
 #endif
-#ifdef PROA_HAVE_EVENTFD
+#if defined PROA_HAVE_EVENTFD || defined __linux__
 CALL(eventfd, (unsigned count, int flags), (count, flags), EMFILE, ENFILE, ENOMEM)
 #endif
 #ifdef __linux__
