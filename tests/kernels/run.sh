@@ -238,7 +238,8 @@ digest() { # digest LOG
 }
 
 table=$cache/table
-: >"$table.new" 2>/dev/null || { mkdir -p "$cache" && : >"$table.new"; }
+mkdir -p "$cache" || exit 2
+: >"$table.new" || exit 2
 
 run_guest() { # run_guest NAME KERNEL
 	if ! fetch_kernel "$2"; then
