@@ -217,13 +217,13 @@ static void op_completed(
 		}
 		break;
 	case PROA_OP_OPEN:
-		/* Only the opening was not to block: reads of a file that is not
-		 * in memory would fail. */
 		/* A lease on the file, which its holder has to give up first. */
 		if (result == -EAGAIN && !is_to_end(op)) {
 			op_to_worker(port, op);
 			return;
 		}
+		/* Only the opening was not to block: reads of a file that is not
+		 * in memory would fail. */
 		if (result >= 0)
 			fcntl(result, F_SETFL,
 				file_open_flags(op->flags_) &
