@@ -98,6 +98,9 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 	poll->count = 1;
 	poll->handle = base;
 	poll->events = events_of(op);
+	/* As calls of Win32 leave it: what says so is asked for again where a cancel has
+	 * missed it. */
+	large->request.overlapped.Internal = (ULONG_PTR)(ULONG)STATUS_PENDING;
 	/* An OVERLAPPED begins with an IO_STATUS_BLOCK; given as the context too it
 	 * is what the packet names. */
 	status = NtDeviceIoControlFile(windows_handle_of(iocp->helper), NULL, NULL,
