@@ -65,7 +65,8 @@ static void CALLBACK on_end(void *argument, BOOLEAN timed_out)
 	mutex_unlock(&lock);
 }
 
-/* Ours to wait on: 0, or PROA_ECHILD for what is no process that we could wait for. */
+/* Ours to wait on: 0, PROA_ENOMEM, or PROA_ECHILD for what is no process that we could
+ * wait for. */
 static int watch_open(struct watch *watch, intptr_t process)
 {
 	/* -1 stands for ourselves, other negative numbers for more of that kind. */
@@ -74,7 +75,7 @@ static int watch_open(struct watch *watch, intptr_t process)
 	watch->process = (HANDLE)process;
 	if (!DuplicateHandle(GetCurrentProcess(), watch->process, GetCurrentProcess(), &watch->ours,
 		    SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION, FALSE, 0))
-		return PROA_ECHILD;
+		return windows_error() == PROA_ENOMEM ? PROA_ENOMEM : PROA_ECHILD;
 	if (GetProcessId(watch->ours) != 0)
 		return 0;
 	CloseHandle(watch->ours);

@@ -215,47 +215,54 @@ static bool is_file(const WCHAR *path)
 	       (attributes & FILE_ATTRIBUTE_DIRECTORY) == 0;
 }
 
-/* A file "folder\name", or the same with ".exe", for free(). NULL: there is none. */
-static WCHAR *find_in(const WCHAR *folder, size_t length, const WCHAR *name)
+/* A file "folder\name", or the same with ".exe", in *found, for free(); NULL: there is
+ * none. 0 or PROA_ENOMEM. */
+static int find_in(const WCHAR *folder, size_t length, const WCHAR *name, WCHAR **found)
 {
 	struct text path = { NULL, 0, 0, false };
-	WCHAR *found;
 
 	text_add(&path, folder, length);
 	if (length > 0 && folder[length - 1] != L'\\' && folder[length - 1] != L'/')
 		text_add(&path, L"\\", 1);
 	text_add(&path, name, wcslen(name));
+	*found = path.at;
 	if (!path.failed && is_file(path.at))
-		return path.at;
+		return 0;
 	text_add(&path, L".exe", 4);
-	found = !path.failed && is_file(path.at) ? path.at : NULL;
-	if (found == NULL)
-		free(path.at);
-	return found;
+	*found = path.at;
+	if (!path.failed && is_file(path.at))
+		return 0;
+	free(path.at);
+	*found = NULL;
+	return path.failed ? PROA_ENOMEM : 0;
 }
 
 /* The folders of our PATH, not of the child's. Some are in quotes; an empty one is
  * none. */
-static WCHAR *find_in_path(const WCHAR *name)
+static int find_in_path(const WCHAR *name, WCHAR **found)
 {
 	DWORD room = GetEnvironmentVariableW(L"PATH", NULL, 0);
-	WCHAR *path = room > 0 ? malloc(room * sizeof *path) : NULL, *found = NULL;
+	WCHAR *path = room > 0 ? malloc(room * sizeof *path) : NULL;
 	const WCHAR *at = path;
+	int error = 0;
 
+	*found = NULL;
+	if (room > 0 && path == NULL)
+		return PROA_ENOMEM;
 	if (path == NULL || GetEnvironmentVariableW(L"PATH", path, room) >= room)
 		at = L"";
-	while (*at != L'\0' && found == NULL) {
+	while (*at != L'\0' && *found == NULL && error == 0) {
 		bool quoted = *at == L'"';
 		size_t length = wcscspn(at += quoted, quoted ? L"\"" : L";");
 
 		if (length > 0)
-			found = find_in(at, length, name);
+			error = find_in(at, length, name, found);
 		at += length;
 		at += wcscspn(at, L";");
 		at += *at == L';';
 	}
 	free(path);
-	return found;
+	return error;
 }
 
 static bool is_absolute(const WCHAR *path)
@@ -284,12 +291,14 @@ static int find_program(struct plan *plan, const char *name)
 	if (error < 0)
 		return error;
 	if (wide[wcscspn(wide, L"\\/:")] == L'\0')
-		plan->program = find_in_path(wide);
+		error = find_in_path(wide, &plan->program);
 	else if (plan->directory != NULL && !is_absolute(wide))
-		plan->program = find_in(plan->directory, wcslen(plan->directory), wide);
+		error = find_in(plan->directory, wcslen(plan->directory), wide, &plan->program);
 	else
-		plan->program = find_in(L"", 0, wide);
+		error = find_in(L"", 0, wide, &plan->program);
 	free(wide);
+	if (error < 0)
+		return error;
 	if (plan->program == NULL)
 		return PROA_ENOENT;
 	return is_script(plan->program) ? PROA_ENOEXEC : 0;
@@ -297,7 +306,7 @@ static int find_program(struct plan *plan, const char *name)
 
 /* ---- handles ---------------------------------------------------------------------------------- */
 
-/* An inheritable copy. 0 or PROA_EBADF. */
+/* An inheritable copy. 0, PROA_EBADF or PROA_ENOMEM. */
 static int copy_handle(HANDLE from, HANDLE *out)
 {
 	const HANDLE us = GetCurrentProcess();
@@ -305,7 +314,9 @@ static int copy_handle(HANDLE from, HANDLE *out)
 	/* -1 and its like stand for ourselves and our threads, and can be copied. */
 	if ((intptr_t)from < 0)
 		return PROA_EBADF;
-	return DuplicateHandle(us, from, us, out, 0, TRUE, DUPLICATE_SAME_ACCESS) ? 0 : PROA_EBADF;
+	if (DuplicateHandle(us, from, us, out, 0, TRUE, DUPLICATE_SAME_ACCESS))
+		return 0;
+	return windows_error() == PROA_ENOMEM ? PROA_ENOMEM : PROA_EBADF;
 }
 
 static int make_standard(struct plan *plan, const proa_handle *standard)
@@ -319,8 +330,11 @@ static int make_standard(struct plan *plan, const proa_handle *standard)
 			continue;
 		}
 		/* Ours may not be there, or be closed: then the child has none either. */
-		if (copy_handle(GetStdHandle(names[i]), &plan->standard[i]) < 0)
+		error = copy_handle(GetStdHandle(names[i]), &plan->standard[i]);
+		if (error == PROA_EBADF) {
 			plan->standard[i] = NULL;
+			error = 0;
+		}
 	}
 	return error;
 }
