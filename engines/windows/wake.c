@@ -52,8 +52,11 @@ void system_wake(int write_end)
 	DWORD saved = GetLastError();
 	const char one = 1;
 
-	/* Full is as good as written: it is readable. */
-	send(windows_socket_of(write_end), &one, 1, 0);
+	/* Full is as good as written: it is readable. Memory may be short for the moment;
+	 * a wake-up must not be lost. */
+	while (send(windows_socket_of(write_end), &one, 1, 0) < 0 &&
+		WSAGetLastError() == WSAENOBUFS)
+		Sleep(1);
 	SetLastError(saved);
 }
 
