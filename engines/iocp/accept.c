@@ -5,16 +5,23 @@
 
 #include <string.h>
 
-static bool load(struct iocp *iocp, int fd)
+/* 0 or an error. */
+static int load(struct iocp *iocp, int fd)
 {
 	static const GUID accept = WSAID_ACCEPTEX, addresses = WSAID_GETACCEPTEXSOCKADDRS;
+	void *function;
+	int error = 0;
 
 	/* Listeners are of the base provider, or of a layer that passes these on. */
-	if (iocp->accept == NULL)
-		iocp->accept = (LPFN_ACCEPTEX)windows_extension(fd, &accept);
-	if (iocp->addresses == NULL)
-		iocp->addresses = (LPFN_GETACCEPTEXSOCKADDRS)windows_extension(fd, &addresses);
-	return iocp->accept != NULL && iocp->addresses != NULL;
+	if (iocp->accept == NULL) {
+		error = windows_extension(fd, &accept, &function);
+		iocp->accept = (LPFN_ACCEPTEX)function;
+	}
+	if (error == 0 && iocp->addresses == NULL) {
+		error = windows_extension(fd, &addresses, &function);
+		iocp->addresses = (LPFN_GETACCEPTEXSOCKADDRS)function;
+	}
+	return error;
 }
 
 /* What its connections take from a listener. */
@@ -106,11 +113,11 @@ int32_t start_accept(struct proa_port *port, struct proa_op *op, struct handle *
 {
 	struct iocp *iocp = iocp_of(port);
 	struct acceptor *acceptor;
-	int32_t error;
+	int32_t error = load(iocp, op->handle_);
 
 	(void)handle;
-	if (!load(iocp, op->handle_))
-		return PROA_EOPNOTSUPP;
+	if (error < 0)
+		return error;
 	acceptor = acceptor_take(iocp);
 	if (acceptor == NULL)
 		return PROA_ENOMEM;

@@ -220,16 +220,22 @@ int32_t start_pipe(
 
 /* ---- sendfile ---------------------------------------------------------------------------- */
 
-static LPFN_TRANSMITFILE transmit_function(struct iocp *iocp, int fd, const struct handle *handle)
+/* 0 or an error. */
+static int transmit_function(
+	struct iocp *iocp, int fd, const struct handle *handle, LPFN_TRANSMITFILE *call)
 {
 	static const GUID which = WSAID_TRANSMITFILE;
-	LPFN_TRANSMITFILE call = iocp->transmit;
+	void *function;
+	int error = 0;
 
-	if (call == NULL || (handle->engine & I_IFS) == 0)
-		call = (LPFN_TRANSMITFILE)windows_extension(fd, &which);
+	*call = iocp->transmit;
+	if (*call == NULL || (handle->engine & I_IFS) == 0) {
+		error = windows_extension(fd, &which, &function);
+		*call = (LPFN_TRANSMITFILE)function;
+	}
 	if (handle->engine & I_IFS)
-		iocp->transmit = call;
-	return call;
+		iocp->transmit = *call;
+	return error;
 }
 
 /* Pipes have no call for it: what is read here is written as a send is. The bytes
@@ -260,12 +266,13 @@ static int32_t transmit(struct proa_port *port, struct proa_op *op, struct handl
 	uint64_t from, uint32_t length)
 {
 	const struct proa_range *range = op->buffer_;
-	LPFN_TRANSMITFILE call = transmit_function(iocp_of(port), op->handle_, handle);
+	LPFN_TRANSMITFILE call;
+	int error = transmit_function(iocp_of(port), op->handle_, handle, &call);
 	struct request *request;
 	BOOL good;
 
-	if (call == NULL)
-		return PROA_EOPNOTSUPP;
+	if (error < 0)
+		return error;
 	request = request_take(iocp_of(port), op, REQUEST_OP, op->handle_, false);
 	if (request == NULL)
 		return PROA_ENOMEM;

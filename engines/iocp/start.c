@@ -153,28 +153,35 @@ static int32_t start_recv(struct proa_port *port, struct proa_op *op, struct han
 	return receive(port, op, handle, &slice, 1, REQUEST_OP);
 }
 
-static LPFN_WSARECVMSG receive_message(struct iocp *iocp, int fd, const struct handle *handle)
+/* 0 or an error. */
+static int receive_message(
+	struct iocp *iocp, int fd, const struct handle *handle, LPFN_WSARECVMSG *call)
 {
 	static const GUID which = WSAID_WSARECVMSG;
-	LPFN_WSARECVMSG call = iocp->receive;
+	void *function;
+	int error = 0;
 
-	if (call == NULL || (handle->engine & I_IFS) == 0)
-		call = (LPFN_WSARECVMSG)windows_extension(fd, &which);
+	*call = iocp->receive;
+	if (*call == NULL || (handle->engine & I_IFS) == 0) {
+		error = windows_extension(fd, &which, &function);
+		*call = (LPFN_WSARECVMSG)function;
+	}
 	if (handle->engine & I_IFS)
-		iocp->receive = call;
-	return call;
+		iocp->receive = *call;
+	return error;
 }
 
 static int32_t start_recvmsg(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
-	LPFN_WSARECVMSG call = receive_message(iocp_of(port), op->handle_, handle);
+	LPFN_WSARECVMSG call;
+	int error = receive_message(iocp_of(port), op->handle_, handle, &call);
 	struct proa_message *message = op->buffer_;
 	struct request *request;
 	WSAMSG *m;
 	DWORD code, n = 0;
 
-	if (call == NULL)
-		return PROA_EOPNOTSUPP;
+	if (error < 0)
+		return error;
 	request = request_take(iocp_of(port), op, REQUEST_OP, op->handle_, true);
 	if (request == NULL)
 		return PROA_ENOMEM;
@@ -418,9 +425,11 @@ static LPFN_CONNECTEX connect_function(struct iocp *iocp, int fd, const struct h
 {
 	static const GUID which = WSAID_CONNECTEX;
 	LPFN_CONNECTEX call = iocp->connect;
+	void *function;
 
 	if (call == NULL || (handle->engine & I_IFS) == 0)
-		call = (LPFN_CONNECTEX)windows_extension(fd, &which);
+		call = windows_extension(fd, &which, &function) == 0 ? (LPFN_CONNECTEX)function
+								     : NULL;
 	if (handle->engine & I_IFS)
 		iocp->connect = call;
 	return call;

@@ -24,12 +24,17 @@ static bool is_socket(const struct handle *handle)
 	       handle->type == HANDLE_DATAGRAM;
 }
 
-static inline void never_block(struct handle *handle, int fd)
+/* 0 or an error. */
+static inline int never_block(struct handle *handle, int fd)
 {
-	if (UNLIKELY(handle->state & HANDLE_BLOCKING)) {
-		windows_unblock(fd);
+	int error;
+
+	if (LIKELY((handle->state & HANDLE_BLOCKING) == 0))
+		return 0;
+	error = windows_unblock(fd);
+	if (error == 0)
 		handle->state &= (uint8_t)~HANDLE_BLOCKING;
-	}
+	return error;
 }
 
 /* WSAPoll() of before Windows 10 2004 does not report a connect that failed:
@@ -164,7 +169,9 @@ static int32_t recv_control(
 	struct proa_port *port, struct proa_op *op, struct proa_message *message, bool *cut)
 {
 	static const GUID which = WSAID_WSARECVMSG;
-	LPFN_WSARECVMSG call = (LPFN_WSARECVMSG)windows_extension(op->handle_, &which);
+	void *function;
+	int error = windows_extension(op->handle_, &which, &function);
+	LPFN_WSARECVMSG call = (LPFN_WSARECVMSG)function;
 	WSAMSG m = {
 		.name = &message->peer.to.any,
 		.namelen = sizeof message->peer.to,
@@ -174,10 +181,9 @@ static int32_t recv_control(
 		.dwFlags = (op->flags_ & PROA_PEEK) ? MSG_PEEK : 0,
 	};
 	DWORD n = 0;
-	int error;
 
-	if (call == NULL)
-		return PROA_EOPNOTSUPP;
+	if (error < 0)
+		return error;
 	port->stats.system_calls++;
 	error = call(windows_socket_of(op->handle_), &m, &n, NULL, NULL);
 	*cut = error != 0 && WSAGetLastError() == WSAEMSGSIZE;
@@ -227,7 +233,9 @@ int32_t attempt_lent(struct proa_port *port, struct proa_op *op, struct handle *
 
 	/* Waiting takes no buffer, and makes no pool grow. */
 	if (is_socket(handle)) {
-		never_block(handle, op->handle_);
+		n = never_block(handle, op->handle_);
+		if (n < 0)
+			return n;
 		if (!told && pool_is_empty(pool) && !is_ready(port, op->handle_, POLLIN))
 			return PROA_EAGAIN;
 	} else {
@@ -286,9 +294,10 @@ static int32_t write_some(struct proa_port *port, int fd, struct proa_slice *sli
 
 int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
-	int n;
+	int n = never_block(handle, op->handle_);
 
-	never_block(handle, op->handle_);
+	if (n < 0)
+		return n;
 	port->stats.system_calls++;
 	n = send(windows_socket_of(op->handle_), op->buffer_,
 		op->length_ < SEND_MOST ? (int)op->length_ : (int)SEND_MOST, 0);
@@ -397,7 +406,7 @@ static int32_t try_sendfile(struct proa_port *port, struct proa_op *op)
 static int32_t try_accept(struct proa_port *port, struct proa_op *op)
 {
 	struct proa_address *peer = op->kind_ == PROA_OP_ACCEPT ? op->buffer_ : NULL;
-	int length = sizeof peer->to;
+	int length = sizeof peer->to, error;
 	SOCKET s;
 
 	port->stats.system_calls++;
@@ -406,7 +415,11 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op)
 	if (s == INVALID_SOCKET) /* the peer may be gone by now: that is no matter */
 		return WSAGetLastError() == WSAECONNRESET ? PROA_ECONNABORTED : failed();
 	SetHandleInformation((HANDLE)s, HANDLE_FLAG_INHERIT, 0);
-	windows_unblock(windows_fd(s));
+	error = windows_unblock(windows_fd(s));
+	if (error < 0) {
+		closesocket(s);
+		return error;
+	}
 	if (peer != NULL)
 		peer->length = (uint32_t)length;
 	return windows_fd(s);
@@ -564,6 +577,7 @@ static int32_t attempt_socket(struct proa_port *port, struct proa_op *op, struct
 int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t *flags)
 {
 	struct handle *handle = handle_find(port, op->handle_);
+	int error;
 
 	if (op->kind_ == PROA_OP_RECV_LENT || op->kind_ == PROA_OP_RECV_MULTI)
 		return attempt_lent(port, op, handle, told, flags);
@@ -576,7 +590,9 @@ int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t 
 			op->length_ - (size_t)flight(op)->moved);
 	if (!is_socket(handle))
 		return STEP_TO_WORKER;
-	never_block(handle, op->handle_);
+	error = never_block(handle, op->handle_);
+	if (error < 0)
+		return error;
 	if (op->kind_ == PROA_OP_CONNECT)
 		return try_connect(port, op, handle, told);
 	return attempt_socket(port, op, handle);

@@ -24,11 +24,12 @@ static int set_option(int fd, int level, int option, int value)
 	return setsockopt(windows_socket_of(fd), level, option, (const char *)&value, sizeof value);
 }
 
-void windows_unblock(int fd)
+int windows_unblock(int fd)
 {
 	u_long on = 1;
 
-	ioctlsocket(windows_socket_of(fd), (long)FIONBIO, &on);
+	return ioctlsocket(windows_socket_of(fd), (long)FIONBIO, &on) == 0 ? 0
+									   : windows_socket_error();
 }
 
 void windows_tell_refusals(int fd, bool tell)
@@ -40,16 +41,16 @@ void windows_tell_refusals(int fd, bool tell)
 		&ignored, NULL, NULL);
 }
 
-void *windows_extension(int fd, const GUID *which)
+int windows_extension(int fd, const GUID *which, void **function)
 {
 	GUID guid = *which;
-	void *function = NULL;
 	DWORD ignored;
 
+	*function = NULL;
 	if (WSAIoctl(windows_socket_of(fd), SIO_GET_EXTENSION_FUNCTION_POINTER, &guid, sizeof guid,
-		    &function, sizeof function, &ignored, NULL, NULL) != 0)
-		return NULL;
-	return function;
+		    function, sizeof *function, &ignored, NULL, NULL) == 0)
+		return 0;
+	return WSAGetLastError() == WSAENOBUFS ? PROA_ENOMEM : PROA_EOPNOTSUPP;
 }
 
 int windows_socket(int family, int type)
@@ -63,7 +64,8 @@ int windows_socket(int family, int type)
 	s = WSASocketW(family, type, 0, NULL, 0, WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
 	if (s == INVALID_SOCKET)
 		return windows_socket_error();
-	windows_unblock(windows_fd(s));
+	if (windows_unblock(windows_fd(s)) < 0)
+		return close_failed(windows_fd(s));
 	if (type == SOCK_DGRAM)
 		windows_tell_refusals(windows_fd(s), false);
 	return windows_fd(s);
@@ -113,6 +115,8 @@ int system_classify(proa_handle handle, enum handle_type *type, bool *blocking)
 		*type = socket_type((int)handle, kind);
 		return 0;
 	}
+	if (WSAGetLastError() == WSAENOBUFS) /* it may be one all the same */
+		return PROA_ENOMEM;
 	SetLastError(NO_ERROR);
 	switch (GetFileType((HANDLE)handle)) {
 	case FILE_TYPE_DISK:
@@ -269,15 +273,22 @@ static bool same_address(const struct sockaddr_in *a, const struct sockaddr_in *
 }
 
 /* Waits until `s` is readable: a connection that was made is not always there at
- * once for accept(). */
-static bool wait_readable(SOCKET s)
+ * once for accept(). 0 or an error. */
+static int wait_readable(SOCKET s)
 {
 	struct timeval limit = { .tv_sec = 5 };
 	fd_set set;
 
 	FD_ZERO(&set);
 	FD_SET(s, &set);
-	return select(0, &set, NULL, NULL, &limit) == 1;
+	switch (select(0, &set, NULL, NULL, &limit)) {
+	case 1:
+		return 0;
+	case 0:
+		return PROA_ETIMEDOUT;
+	default:
+		return windows_socket_error();
+	}
 }
 
 /* Anybody on this machine may connect to a listener on loopback: only who comes
@@ -285,25 +296,28 @@ static bool wait_readable(SOCKET s)
 static int accept_own(SOCKET listener, SOCKET other)
 {
 	struct sockaddr_in own, peer;
-	int length, tries;
+	int length, tries, error;
 	SOCKET s;
 
 	length = sizeof own;
 	if (getsockname(other, (struct sockaddr *)&own, &length) != 0)
 		return windows_socket_error();
 	for (tries = 0; tries < STRANGERS; tries++) {
-		if (!wait_readable(listener))
-			return PROA_ETIMEDOUT;
+		error = wait_readable(listener);
+		if (error < 0)
+			return error;
 		length = sizeof peer;
 		s = accept(listener, (struct sockaddr *)&peer, &length);
-		if (s == INVALID_SOCKET && WSAGetLastError() == WSAEWOULDBLOCK)
+		/* The second: a stranger who has gone again. */
+		if (s == INVALID_SOCKET &&
+			(WSAGetLastError() == WSAEWOULDBLOCK || WSAGetLastError() == WSAECONNRESET))
 			continue;
 		if (s == INVALID_SOCKET)
 			return windows_socket_error();
 		if (same_address(&own, &peer)) {
 			SetHandleInformation((HANDLE)s, HANDLE_FLAG_INHERIT, 0);
-			windows_unblock(windows_fd(s));
-			return windows_fd(s);
+			return windows_unblock(windows_fd(s)) < 0 ? close_failed(windows_fd(s))
+								  : windows_fd(s);
 		}
 		closesocket(s);
 	}
@@ -322,10 +336,11 @@ static int connect_own(SOCKET listener)
 	fd = windows_socket(AF_INET, SOCK_STREAM);
 	if (fd < 0)
 		return fd;
-	ioctlsocket(windows_socket_of(fd), (long)FIONBIO, &off);
-	if (connect(windows_socket_of(fd), (struct sockaddr *)&there, sizeof there) != 0)
+	if (ioctlsocket(windows_socket_of(fd), (long)FIONBIO, &off) != 0)
 		return close_failed(fd);
-	windows_unblock(fd);
+	if (connect(windows_socket_of(fd), (struct sockaddr *)&there, sizeof there) != 0 ||
+		windows_unblock(fd) < 0)
+		return close_failed(fd);
 	return fd;
 }
 

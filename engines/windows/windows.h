@@ -42,15 +42,16 @@ static inline int windows_error(void)
  * don't overlap, not inherited. A descriptor or an error. */
 int windows_socket(int family, int type);
 bool windows_is_socket(int fd);
-/* Puts it into non-blocking mode, which is no matter to overlapped calls. */
-void windows_unblock(int fd);
+/* Puts it into non-blocking mode, which is no matter to overlapped calls. 0 or an error. */
+int windows_unblock(int fd);
 /* Two ends of a TCP connection to ourselves. 0 or an error. */
 int windows_pair(int ends[2]);
 /* Whether a datagram socket that nothing listens to for is told so. One that is
  * connected wants to know; for others it would be an error without an address. */
 void windows_tell_refusals(int fd, bool tell);
-/* A function of the socket provider's, such as ConnectEx; NULL: not there. */
-void *windows_extension(int fd, const GUID *which);
+/* A function of the socket provider's, such as ConnectEx, in *function. 0 or an error:
+ * PROA_EOPNOTSUPP if it is not there. */
+int windows_extension(int fd, const GUID *which, void **function);
 
 /* Is an address of the internet as long as it should be? For others Winsock has
  * several words. */
