@@ -1,16 +1,19 @@
 /* Tasks, and the judge. */
 #include "body.h"
 #include "fault.h"
+#include "cases.h"
 
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "posix.h"
 
 #define TASKS_MOST 2048
 #define OWNED_MOST 128
+#define FAULT_ANY  (-1)
 
 struct proa_port *port;
 
@@ -39,7 +42,7 @@ void wrong(const char *format, ...)
 	vfprintf(stderr, format, rest);
 	va_end(rest);
 	fprintf(stderr, "\n");
-	exit(1);
+	process_fail();
 }
 
 /* Of one connection's or chain's failing others hear so. */
@@ -55,9 +58,22 @@ static bool is_plausible(int code)
 {
 	if (fault_how == 0 || faults_come() == 0)
 		return false;
-	if (fault_how < 0 || is_hearsay(code) ||
+	if (fault_how == FAULT_ANY || is_hearsay(code) ||
 		code == proa_error_from_system((unsigned long)fault_how))
 		return true;
+#ifdef _WIN32
+	switch (fault_how) {
+	case ERROR_NO_PROC_SLOTS:
+		return code == PROA_EAGAIN || code == PROA_ENOMEM;
+	case ERROR_ACCESS_DENIED: /* a program that can't be looked at is none */
+		return code == PROA_ENOENT;
+	case ERROR_NOT_ENOUGH_MEMORY: /* a thread's, too */
+	case ERROR_NO_SYSTEM_RESOURCES:
+		return code == PROA_EAGAIN;
+	default:
+		return false;
+	}
+#else
 	switch (fault_how) {
 	case ENFILE:
 		return code == PROA_EMFILE;
@@ -69,6 +85,7 @@ static bool is_plausible(int code)
 	default:
 		return false;
 	}
+#endif
 }
 
 bool erred(const char *what, int code)
@@ -251,7 +268,7 @@ void body_close(void)
 	if (flying != 0)
 		wrong("%u ops have had no final completion", flying);
 	if (proa_in_flight(port) != 0)
-		wrong("%zu ops in flight", proa_in_flight(port));
+		wrong("%u ops in flight", (unsigned)proa_in_flight(port));
 	if (proa_port_close(port) != 0)
 		wrong("the port does not close");
 	if (flying != 0)

@@ -31,7 +31,8 @@ struct task {
 
 struct body {
 	const char *name;
-	void (*run)(void);
+	void (*run)(void); /* NULL: not here, ... */
+	const char *lacks; /* ... because */
 };
 extern const struct body bodies[];
 extern const unsigned body_count;

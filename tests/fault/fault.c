@@ -4,9 +4,25 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#ifdef _WIN32
+#	define WIN32_NO_STATUS /* or windows.h defines a few of ntstatus.h's names */
+#	include <winsock2.h>
+#	include <windows.h>
+#	undef WIN32_NO_STATUS
+#	include <winternl.h>
+#	include <ntstatus.h>
+#endif
 
 #define SITES_MOST 256
+
+/* What is made again, as often as it comes: EINTR; and on Windows the end of a call that
+ * nobody has asked to end. */
+#ifdef _WIN32
+#	define FAULT_INTERRUPTED ((int)STATUS_CANCELLED)
+#else
+#	define FAULT_INTERRUPTED EINTR
+#endif
 
 static struct fault_plan plan;
 static atomic_bool armed, counting;
@@ -23,14 +39,62 @@ static const struct {
 	{                   \
 		name, #name \
 	}
-	{ FAULT_SHORT, "short" }, WAY(EACCES), WAY(EADDRINUSE), WAY(EAGAIN), WAY(EALREADY),
-	WAY(EBADF), WAY(EBUSY), WAY(ECHILD), WAY(ECONNABORTED), WAY(ECONNREFUSED), WAY(ECONNRESET),
-	WAY(EHOSTUNREACH), WAY(EINTR), WAY(EINVAL), WAY(EIO), WAY(EISDIR), WAY(EMFILE), WAY(ENFILE),
-	WAY(ENETDOWN), WAY(ENETUNREACH), WAY(ENOBUFS), WAY(ENOENT), WAY(ENOEXEC), WAY(ENOMEM),
-	WAY(ENOSPC), WAY(ENOSYS), WAY(ENOTCONN), WAY(EOPNOTSUPP), WAY(EPERM), WAY(EPIPE),
-	WAY(EROFS), WAY(ESRCH), WAY(ETIME), WAY(ETIMEDOUT), WAY(ENOTDIR), WAY(EDQUOT),
-	WAY(ECANCELED)
+#define LATER(name)              \
+	{                        \
+		(int)name, #name \
+	}
+	{ FAULT_SHORT, "short" },
+#ifdef _WIN32
+	WAY(ERROR_FILE_NOT_FOUND),
+	WAY(ERROR_TOO_MANY_OPEN_FILES),
+	WAY(ERROR_ACCESS_DENIED),
+	WAY(ERROR_NOT_ENOUGH_MEMORY),
+	WAY(ERROR_BAD_EXE_FORMAT),
+	WAY(ERROR_SHARING_VIOLATION),
+	WAY(ERROR_NOT_SUPPORTED),
+	WAY(ERROR_INVALID_PARAMETER),
+	WAY(ERROR_NO_PROC_SLOTS),
+	WAY(ERROR_BROKEN_PIPE),
+	WAY(ERROR_DISK_FULL),
+	WAY(ERROR_PROC_NOT_FOUND),
+	WAY(ERROR_PIPE_BUSY),
+	WAY(ERROR_NOT_FOUND),
+	WAY(ERROR_IO_DEVICE),
+	WAY(ERROR_NO_SYSTEM_RESOURCES),
+	WAY(ERROR_WRITE_PROTECT),
+	WAY(ERROR_NO_DATA),
+	WAY(WAIT_TIMEOUT),
+	WAY(WSAEMFILE),
+	WAY(WSAEADDRINUSE),
+	WAY(WSAENETUNREACH),
+	WAY(WSAECONNABORTED),
+	WAY(WSAECONNRESET),
+	WAY(WSAENOBUFS),
+	WAY(WSAENOTCONN),
+	WAY(WSAETIMEDOUT),
+	WAY(WSAECONNREFUSED),
+	WAY(WSAEHOSTUNREACH),
+	WAY(WSASYSNOTREADY),
+	WAY(WSATRY_AGAIN),
+	WAY(WSANO_RECOVERY),
+	WAY(WSAEOPNOTSUPP),
+	LATER(STATUS_CANCELLED),
+	LATER(STATUS_CONNECTION_RESET),
+	LATER(STATUS_CONNECTION_REFUSED),
+	LATER(STATUS_INSUFFICIENT_RESOURCES),
+	LATER(STATUS_IO_TIMEOUT),
+	LATER(STATUS_PIPE_BROKEN),
+	LATER(STATUS_DISK_FULL),
+#else
+	WAY(EACCES), WAY(EADDRINUSE), WAY(EAGAIN), WAY(EALREADY), WAY(EBADF), WAY(EBUSY),
+	WAY(ECHILD), WAY(ECONNABORTED), WAY(ECONNREFUSED), WAY(ECONNRESET), WAY(EHOSTUNREACH),
+	WAY(EINTR), WAY(EINVAL), WAY(EIO), WAY(EISDIR), WAY(EMFILE), WAY(ENFILE), WAY(ENETDOWN),
+	WAY(ENETUNREACH), WAY(ENOBUFS), WAY(ENOENT), WAY(ENOEXEC), WAY(ENOMEM), WAY(ENOSPC),
+	WAY(ENOSYS), WAY(ENOTCONN), WAY(EOPNOTSUPP), WAY(EPERM), WAY(EPIPE), WAY(EROFS), WAY(ESRCH),
+	WAY(ETIME), WAY(ETIMEDOUT), WAY(ENOTDIR), WAY(EDQUOT), WAY(ECANCELED)
+#endif
 #undef WAY
+#undef LATER
 };
 
 const char *fault_way(int how)
@@ -51,18 +115,28 @@ static int way_named(const char *name)
 
 bool faults_is_soft(const char *name, int how)
 {
-	static const char *const soft[] = { "enter:EAGAIN", "enter:EBUSY", "enter:ENOMEM",
-		"uring_cancel:EALREADY", "uring_wake:ENOMEM", "preadv2:EAGAIN",
-		"preadv2:EOPNOTSUPP", "sendfile:EINVAL", "accept4:ECONNABORTED",
-		"accept:ECONNABORTED", "uring_accept:ECONNABORTED", "register_ring_fd:ENOMEM",
-		"register_buf_ring:ENOMEM", "epoll_pwait2:ENOSYS", "pidfd_open:ENOSYS",
-		"pidfd_open:EPERM", "get_probe_ring:ENOMEM", "close_range:ENOSYS",
-		"uring_read:EAGAIN", "uring_readv:EAGAIN", "uring_write:EAGAIN",
-		"uring_writev:EAGAIN", "uring_openat:EAGAIN", "uring_send:EAGAIN",
-		"uring_sendmsg:EAGAIN" };
+	static const char *const soft[] = {
+#ifdef _WIN32
+		"CancelIoEx:ERROR_NOT_FOUND", "CancelSynchronousIo:ERROR_NOT_FOUND",
+		"CreateNamedPipeW:ERROR_PIPE_BUSY", "CreateNamedPipeW:ERROR_ACCESS_DENIED",
+		"GetQueuedCompletionStatusEx:WAIT_TIMEOUT",
+		"SetFileCompletionNotificationModes:ERROR_NOT_SUPPORTED",
+		"GetProcAddress:ERROR_PROC_NOT_FOUND", "accept:WSAECONNRESET",
+		"AcceptEx:WSAECONNRESET", "AcceptEx:STATUS_CONNECTION_RESET"
+#else
+		"enter:EAGAIN", "enter:EBUSY", "enter:ENOMEM", "uring_cancel:EALREADY",
+		"uring_wake:ENOMEM", "preadv2:EAGAIN", "preadv2:EOPNOTSUPP", "sendfile:EINVAL",
+		"accept4:ECONNABORTED", "accept:ECONNABORTED", "uring_accept:ECONNABORTED",
+		"register_ring_fd:ENOMEM", "register_buf_ring:ENOMEM", "epoll_pwait2:ENOSYS",
+		"pidfd_open:ENOSYS", "pidfd_open:EPERM", "get_probe_ring:ENOMEM",
+		"close_range:ENOSYS", "uring_read:EAGAIN", "uring_readv:EAGAIN",
+		"uring_write:EAGAIN", "uring_writev:EAGAIN", "uring_openat:EAGAIN",
+		"uring_send:EAGAIN", "uring_sendmsg:EAGAIN"
+#endif
+	};
 	char text[64];
 
-	if (how == EINTR || how == FAULT_SHORT)
+	if (how == FAULT_INTERRUPTED || how == FAULT_SHORT)
 		return true;
 	snprintf(text, sizeof text, "%s:%s", name, fault_way(how));
 	for (size_t i = 0; i < sizeof soft / sizeof soft[0]; i++)
@@ -82,7 +156,7 @@ bool faults_parse(struct fault_plan *out, const char *text)
 		snprintf(out->name, sizeof out->name, "%.*s", (int)(colon - text), text);
 		out->nth = (unsigned)strtoul(colon + 1, NULL, 10);
 		word = strchr(colon + 1, ':');
-		out->how = word == NULL ? ENOMEM : way_named(word + 1);
+		out->how = word == NULL ? FAULT_NO_MEMORY : way_named(word + 1);
 		return out->nth > 0 && out->how != 0;
 	}
 	word = strstr(text, "seed=");
@@ -167,6 +241,15 @@ static int by_seed(struct fault_site *site, unsigned number, bool hard)
 	return count == 0 ? 0 : possible[rolled(site, number, 2) % (unsigned)count];
 }
 
+/* Whole, for other threads tell as well. */
+static void tell(const struct fault_site *site, unsigned number, int how)
+{
+	char line[96];
+
+	snprintf(line, sizeof line, "fault: %s:%u:%s\n", site->name, number, fault_way(how));
+	fputs(line, stderr);
+}
+
 int fault_here_if(struct fault_site *site, bool hard)
 {
 	unsigned number;
@@ -186,7 +269,7 @@ int fault_here_if(struct fault_site *site, bool hard)
 	if (how != 0) {
 		atomic_fetch_add(&come, 1);
 		if (told)
-			dprintf(2, "fault: %s:%u:%s\n", site->name, number, fault_way(how));
+			tell(site, number, how);
 	}
 	return how;
 }

@@ -2,7 +2,8 @@
  *
  * The library's object code is linked as it is, but for the names that it calls:
  * redirect.sh renames recv to faulty_recv, and so on, for each faulty_ function of
- * calls.c and uring.c. What the tests themselves call stays the system's. */
+ * calls.c and uring.c (of calls_windows.c on Windows). What the tests themselves call
+ * stays the system's. */
 #ifndef PROA_TESTS_FAULT_H
 #define PROA_TESTS_FAULT_H
 
@@ -11,8 +12,16 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* In place of an errno: the call is made, and moves less than it was asked to. */
+/* In place of an errno: the call is made, and moves less than it was asked to. On
+ * Windows a way is a code of Win32's or Winsock's; or an NTSTATUS, with which what was
+ * begun ends later. */
 #define FAULT_SHORT (-1)
+/* What failed allocations say. */
+#ifdef _WIN32
+#	define FAULT_NO_MEMORY 8 /* ERROR_NOT_ENOUGH_MEMORY */
+#else
+#	define FAULT_NO_MEMORY 12 /* ENOMEM */
+#endif
 
 /* A call that may fail: one for each faulty_ function, and for each kind of request
  * of io_uring's. `ways` are what it may plausibly answer, 0 at the end. */
@@ -38,7 +47,7 @@ unsigned fault_number(const struct fault_site *site, unsigned most);
  * faults_is_soft() knows more; `whole`: not short, which some tests would notice;
  * `only`: at these sites, as in "recv+send"; empty: all. */
 struct fault_plan {
-	char name[32];
+	char name[40];
 	unsigned nth;
 	int how;
 	uint64_t seed;

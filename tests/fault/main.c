@@ -1,6 +1,6 @@
 /* Runs each body once without faults, which counts its calls; then once for each of
  * these calls with that one failing, and under seeds of many faults: each time in a
- * process of its own, with a limit in time.
+ * process of its own (see cases.h), with a limit in time.
  *
  * A case passes if the body's judge finds nothing wrong, and if after it the same
  * body runs well without faults in the same process, and what is left then, in
@@ -8,55 +8,59 @@
 #include "bodies.h"
 #include "body.h"
 #include "fault.h"
+#include "cases.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#define SITES_MOST 128
-#define SLOTS      2
-#define SECONDS    10
+#include "posix.h"
+
 /* How many calls of one site fail in turn; where there are more, some of them. */
 #define IN_TURN      12
 #define IN_TURN_LONG 400
+#define MEMORY_MOST  100 /* ... but of allocations each one */
 #define SEEDS        6
 #define SEEDS_LONG   200
 
+#ifdef _WIN32
+#	define ON_UNIX(name, why)       \
+		{                        \
+#			name, NULL, why \
+		}
+#else
+#	define ON_UNIX(name, why)               \
+		{                                \
+#			name, body_##name, NULL \
+		}
+#endif
+
 const struct body bodies[] = {
-	{ "echo", body_echo },
-	{ "echo_small_pool", body_echo_small_pool },
-	{ "mail", body_mail },
-	{ "datagrams", body_datagrams },
-	{ "flush", body_flush },
-	{ "foreign_sockets", body_foreign_sockets },
-	{ "foreign_pipe", body_foreign_pipe },
-	{ "loans", body_loans },
-	{ "late", body_late },
-	{ "many", body_many },
-	{ "cancels", body_cancels },
-	{ "files", body_files },
-	{ "sendfile", body_sendfile },
-	{ "chains", body_chains },
-	{ "timers", body_timers },
-	{ "jobs", body_jobs },
-	{ "resolve", body_resolve },
-	{ "processes", body_processes },
-	{ "signals", body_signals },
-	{ "fork", body_fork },
-	{ "outer_loop", body_outer_loop },
+	{ "echo", body_echo, NULL },
+	{ "echo_small_pool", body_echo_small_pool, NULL },
+	{ "mail", body_mail, NULL },
+	{ "datagrams", body_datagrams, NULL },
+	{ "flush", body_flush, NULL },
+	{ "foreign_sockets", body_foreign_sockets, NULL },
+	{ "foreign_pipe", body_foreign_pipe, NULL },
+	{ "loans", body_loans, NULL },
+	{ "late", body_late, NULL },
+	{ "many", body_many, NULL },
+	{ "cancels", body_cancels, NULL },
+	{ "files", body_files, NULL },
+	{ "sendfile", body_sendfile, NULL },
+	{ "chains", body_chains, NULL },
+	{ "timers", body_timers, NULL },
+	{ "jobs", body_jobs, NULL },
+	{ "resolve", body_resolve, NULL },
+	{ "processes", body_processes, NULL },
+	ON_UNIX(signals, "there are no signals to raise"),
+	ON_UNIX(fork, "there is no fork"),
+	ON_UNIX(outer_loop, "a port has no descriptor"),
 };
 const unsigned body_count = sizeof bodies / sizeof bodies[0];
 
-static const struct profile {
-	const char *name, *engine, *off;
-} profiles[] = {
+static const struct profile profiles[] = {
+	{ "iocp", "iocp", "" },
 	{ "io_uring", "io_uring", "" },
 	{ "io_uring-basic", "io_uring", "all" },
 	{ "epoll", "epoll", "" },
@@ -66,81 +70,44 @@ static const struct profile {
 };
 #define PROFILES (sizeof profiles / sizeof profiles[0])
 
-/* What a process has found. */
-struct left {
-	long blocks;
-	int descriptors;
-};
-struct counted {
-	struct left left;
-	unsigned come;
-	unsigned site_count;
-	struct {
-		char name[32];
-		int ways[FAULT_WAYS + 1];
-		unsigned calls;
-	} sites[SITES_MOST];
-};
+const struct body *body_named(const char *name)
+{
+	for (unsigned i = 0; i < body_count; i++)
+		if (strcmp(bodies[i].name, name) == 0)
+			return &bodies[i];
+	return NULL;
+}
 
-struct slot {
-	pid_t pid;
-	const struct body *body;
-	struct fault_plan plan;
-	struct counted *counted; /* shared with the process */
-	int output;
-};
+const struct profile *profile_named(const char *name)
+{
+	for (size_t i = 0; i < PROFILES; i++)
+		if (strcmp(profiles[i].name, name) == 0)
+			return &profiles[i];
+	return NULL;
+}
 
 static struct {
-	bool verbose, longer;
+	bool verbose, longer, first;
 	const char *body, *engine, *plan;
 	uint64_t seed;
-} wishes = { false, false, NULL, NULL, NULL, 1 };
+	unsigned part; /* one case in so many */
+} wishes = { .seed = 1, .part = 1 };
 
 static struct slot slots[SLOTS];
-static struct left expected;
-static unsigned passed, failed, skipped, missed;
-static const struct profile *profile;
-static char folder[] = "/tmp/proa-fault-XXXXXX";
+static unsigned passed, failed, skipped, missed, offered;
+struct left expected;
+const struct profile *profile;
+char folder[160];
 
 const char *scratch_path(const char *name)
 {
-	static char path[160];
+	static char path[200];
 
 	snprintf(path, sizeof path, "%s/%ld-%s", folder, (long)getpid(), name);
 	return path;
 }
 
 /* ---- in a case's process --------------------------------------------------------------- */
-
-static int entries_of(const char *path)
-{
-	DIR *list = opendir(path);
-	int count = 0;
-
-	while (list != NULL && readdir(list) != NULL)
-		count++;
-	if (list != NULL)
-		closedir(list);
-	return count;
-}
-
-/* Threads that look names up end by themselves. */
-static void settle(void)
-{
-	const struct timespec moment = { .tv_nsec = 1000000 };
-
-	for (int i = 0; i < 3000 && entries_of("/proc/self/task") > 3; i++)
-		nanosleep(&moment, NULL);
-	if (entries_of("/proc/self/task") > 3)
-		wrong("threads are left");
-}
-
-static void look(struct left *left)
-{
-	settle();
-	left->blocks = faults_blocks();
-	left->descriptors = entries_of("/proc/self/fd");
-}
 
 /* An error is no surprise: 0 if none may be seen. */
 static int judged(const struct fault_plan *plan)
@@ -150,7 +117,7 @@ static int judged(const struct fault_plan *plan)
 	return faults_is_soft(plan->name, plan->how) ? 0 : plan->how;
 }
 
-static void note_sites(struct counted *counted)
+void case_note(struct counted *counted)
 {
 	struct fault_site *sites[SITES_MOST];
 	unsigned count = faults_sites(sites, SITES_MOST);
@@ -159,139 +126,57 @@ static void note_sites(struct counted *counted)
 		snprintf(counted->sites[i].name, sizeof counted->sites[i].name, "%s",
 			sites[i]->name);
 		memcpy(counted->sites[i].ways, sites[i]->ways, sizeof sites[i]->ways);
-		counted->sites[i].calls = atomic_load(&sites[i]->calls);
+		counted->sites[i].calls = counted->sites[i].again = atomic_load(&sites[i]->calls);
 	}
 	counted->site_count = count;
 }
 
-static void run_case(const struct body *body, const struct fault_plan *plan,
-	struct counted *counted, const struct left *wanted)
+void case_run(const struct body *body, const struct fault_plan *plan, struct counted *counted)
 {
-	struct left left;
-
-	alarm(SECONDS *
-		(getenv("TEST_TIME_FACTOR") ? (unsigned)atoi(getenv("TEST_TIME_FACTOR")) : 1));
 	judge_begin(plan == NULL ? 0 : judged(plan));
 	faults_begin(plan);
 	body->run();
 	faults_end();
 	counted->come = faults_come();
-	if (plan == NULL)
-		note_sites(counted);
 	judge_begin(0);
-	body->run();
-	look(&left);
-	if (wanted == NULL) {
-		counted->left = left;
-		return;
-	}
-	if (left.blocks != wanted->blocks)
-		wrong("%ld blocks of memory are left, and should be %ld", left.blocks,
-			wanted->blocks);
-	if (left.descriptors != wanted->descriptors)
-		wrong("%d descriptors are left, and should be %d", left.descriptors,
-			wanted->descriptors);
-}
-
-static _Noreturn void case_process(struct slot *slot, bool counts)
-{
-	setenv("PROA_ENGINE", profile->engine, 1);
-	setenv("PROA_URING_OFF", profile->off, 1);
-	dup2(slot->output, 1);
-	dup2(slot->output, 2);
-	for (int i = 0; i < SLOTS; i++)
-		if (slots[i].output > 2)
-			close(slots[i].output);
-	run_case(slot->body, counts ? NULL : &slot->plan, slot->counted, counts ? NULL : &expected);
-	exit(0);
 }
 
 /* ---- the runner ------------------------------------------------------------------------- */
 
-static void slots_open(void)
+static void show(const struct slot *slot, const char *how)
 {
-	for (int i = 0; i < SLOTS; i++) {
-		slots[i].counted = mmap(NULL, sizeof *slots[i].counted, PROT_READ | PROT_WRITE,
-			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		slots[i].output = memfd_create("output", MFD_CLOEXEC);
-		if (slots[i].counted == MAP_FAILED || slots[i].output < 0) {
-			perror("fault");
-			exit(2);
-		}
-	}
-}
-
-static void show_output(const struct slot *slot)
-{
-	char text[4096];
-	ssize_t n = pread(slot->output, text, sizeof text, 0);
-
-	if (n > 0)
-		printf("    %.*s", (int)n, text);
-}
-
-static void show(const struct slot *slot, int status)
-{
-	char plan[64];
+	char plan[96];
 
 	faults_tell(&slot->plan, plan, sizeof plan);
-	printf("FAILED  %-15s %-16s %s: ", profile->name, slot->body->name, plan);
-	if (WIFSIGNALED(status))
-		printf("%s\n",
-			WTERMSIG(status) == SIGALRM ? "it hung" : strsignal(WTERMSIG(status)));
-	else
-		printf("exit %d\n", WEXITSTATUS(status));
-	show_output(slot);
+	printf("FAILED  %-15s %-16s %s: %s\n", profile->name, slot->body->name, plan, how);
+	process_show(slot);
 	fflush(stdout);
 }
 
-static void slot_start(struct slot *slot, bool counts)
+static void slot_start(struct slot *slot, enum case_kind kind)
 {
-	if (ftruncate(slot->output, 0) < 0 || lseek(slot->output, 0, SEEK_SET) < 0)
-		perror("fault");
 	memset(slot->counted, 0, sizeof *slot->counted);
 	fflush(stdout);
-	slot->pid = fork();
-	if (slot->pid == 0)
-		case_process(slot, counts);
-	if (slot->pid < 0) {
-		perror("fork");
-		exit(2);
-	}
-}
-
-static struct slot *slot_wait(int *status)
-{
-	for (;;) {
-		pid_t pid = wait(status);
-
-		for (int i = 0; i < SLOTS; i++)
-			if (slots[i].pid == pid) {
-				slots[i].pid = 0;
-				return &slots[i];
-			}
-		if (pid < 0)
-			return NULL;
-	}
+	process_start(slot, kind);
+	slot->busy = true;
 }
 
 static void settle_one(void)
 {
-	int status;
-	struct slot *slot = slot_wait(&status);
+	char how[64];
+	struct slot *slot = process_wait(slots, how, sizeof how);
 
-	if (slot == NULL)
-		return;
-	if (status != 0) {
+	slot->busy = false;
+	if (how[0] != '\0') {
 		failed++;
-		show(slot, status);
+		show(slot, how);
 		return;
 	}
 	passed++;
 	if (slot->counted->come == 0 && slot->plan.nth > 0)
 		missed++;
 	if (wishes.verbose) {
-		char plan[64];
+		char plan[96];
 
 		faults_tell(&slot->plan, plan, sizeof plan);
 		printf("ok      %-15s %-16s %s: %u came\n", profile->name, slot->body->name, plan,
@@ -299,14 +184,32 @@ static void settle_one(void)
 	}
 }
 
-static void add_case(const struct body *body, const struct fault_plan *plan)
+static bool is_memory(const char *name)
 {
+	return strcmp(name, "malloc") == 0 || strcmp(name, "calloc") == 0 ||
+	       strcmp(name, "realloc") == 0;
+}
+
+/* One in so many, which ones by the seed. */
+static bool is_sampled(void)
+{
+	uint64_t x = (wishes.seed + 1) * UINT64_C(0x9e3779b97f4a7c15) ^ ++offered;
+
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return wishes.plan != NULL || (x >> 33) % wishes.part == 0;
+}
+
+static void add_case(const struct body *body, const struct fault_plan *plan, enum case_kind kind)
+{
+	if (!is_sampled() && !(plan->nth > 0 && is_memory(plan->name)))
+		return;
 	for (;;) {
 		for (int i = 0; i < SLOTS; i++)
-			if (slots[i].pid == 0) {
+			if (!slots[i].busy) {
 				slots[i].body = body;
 				slots[i].plan = *plan;
-				slot_start(&slots[i], false);
+				slot_start(&slots[i], kind);
 				return;
 			}
 		settle_one();
@@ -316,26 +219,64 @@ static void add_case(const struct body *body, const struct fault_plan *plan)
 static void await_cases(void)
 {
 	for (int i = 0; i < SLOTS; i++)
-		while (slots[i].pid != 0)
+		while (slots[i].busy)
 			settle_one();
 }
 
 /* Without faults: what is called, and what is left. */
 static bool count_calls(const struct body *body, struct counted *out)
 {
-	int status;
+	char how[64];
 
 	slots[0].body = body;
 	memset(&slots[0].plan, 0, sizeof slots[0].plan);
-	slot_start(&slots[0], true);
-	slot_wait(&status);
+	slot_start(&slots[0], CASE_COUNTS);
+	process_wait(slots, how, sizeof how);
+	slots[0].busy = false;
 	*out = *slots[0].counted;
 	expected = out->left;
-	if (status == 0)
+	if (how[0] == '\0')
 		return true;
 	failed++;
-	show(&slots[0], status);
+	show(&slots[0], how);
 	return false;
+}
+
+/* Calls of one site, one by one. */
+static void fail_site(const struct body *body, const struct counted *counted, unsigned i,
+	unsigned calls, unsigned most, enum case_kind kind)
+{
+	const int *how = counted->sites[i].ways;
+	unsigned ways = 0, turn = (unsigned)wishes.seed, step;
+
+	while (how[ways] != 0)
+		ways++;
+	if (is_memory(counted->sites[i].name) && most < MEMORY_MOST)
+		most = MEMORY_MOST;
+	step = calls <= most ? 1 : (calls + most - 1) / most;
+	/* The first calls, and of more of them one of each `step`, by the seed. */
+	for (unsigned nth = 1; nth <= calls;
+		nth +=
+		nth < most / 2 ? 1 : 1 + (unsigned)(wishes.seed * 7 + nth) % (2 * step - 1)) {
+		struct fault_plan plan = { .nth = nth };
+
+		snprintf(plan.name, sizeof plan.name, "%s", counted->sites[i].name);
+		for (unsigned way = 0; way < ways; way++) {
+			/* All ways of the first call; then one after another. */
+			if (!wishes.longer && nth > 1 && way != turn % ways)
+				continue;
+			plan.how = how[way];
+			add_case(body, &plan, kind);
+		}
+		turn++;
+	}
+}
+
+/* Those whose calls fail in the first run of a process as well, where the process's own
+ * preparations are among them. */
+static bool has_first_cases(const struct body *body)
+{
+	return wishes.longer || body->run == body_echo || body->run == body_files;
 }
 
 static void fail_in_turn(const struct body *body, const struct counted *counted)
@@ -343,29 +284,11 @@ static void fail_in_turn(const struct body *body, const struct counted *counted)
 	unsigned most = wishes.longer ? IN_TURN_LONG : IN_TURN;
 
 	for (unsigned i = 0; i < counted->site_count; i++) {
-		unsigned calls = counted->sites[i].calls;
-		unsigned step = calls <= most ? 1 : (calls + most - 1) / most;
-		unsigned ways = 0, turn = (unsigned)wishes.seed;
+		unsigned again = counted->sites[i].again, first = counted->sites[i].calls;
 
-		while (counted->sites[i].ways[ways] != 0)
-			ways++;
-		/* The first calls, and of more of them one of each `step`, by the seed. */
-		for (unsigned nth = 1; nth <= calls;
-			nth += nth < most / 2
-				       ? 1
-				       : 1 + (unsigned)(wishes.seed * 7 + nth) % (2 * step - 1)) {
-			struct fault_plan plan = { .nth = nth };
-
-			snprintf(plan.name, sizeof plan.name, "%s", counted->sites[i].name);
-			for (unsigned way = 0; way < ways; way++) {
-				/* All ways of the first call; then one after another. */
-				if (!wishes.longer && nth > 1 && way != turn % ways)
-					continue;
-				plan.how = counted->sites[i].ways[way];
-				add_case(body, &plan);
-			}
-			turn++;
-		}
+		fail_site(body, counted, i, again, most, CASE_FAULT);
+		if (first != again && has_first_cases(body))
+			fail_site(body, counted, i, first, most, CASE_FIRST);
 	}
 }
 
@@ -379,7 +302,7 @@ static void fail_by_seed(const struct body *body)
 			.seed = wishes.seed + i, .rate = rates[i % 3], .soft = i % 2 == 1
 		};
 
-		add_case(body, &plan);
+		add_case(body, &plan, CASE_FAULT);
 	}
 }
 
@@ -391,12 +314,13 @@ static void run_body(const struct body *body)
 	if (!count_calls(body, &counted))
 		return;
 	if (faults_parse(&plan, wishes.plan)) {
-		add_case(body, &plan);
+		add_case(body, &plan, wishes.first ? CASE_FIRST : CASE_FAULT);
 	} else {
 		fail_in_turn(body, &counted);
 		fail_by_seed(body);
 	}
 	await_cases();
+	process_rest(slots);
 }
 
 #define NOT_BUILT 2
@@ -419,20 +343,14 @@ static int probe(void)
 	return 1;
 }
 
-/* In a process of its own: the runner must not have used the library. */
 static bool profile_works(void)
 {
-	int status;
-	pid_t pid = fork();
+	int answer = process_probe(probe);
 
-	if (pid == 0)
-		_exit(probe());
-	if (waitpid(pid, &status, 0) == pid && status == 0)
-		return true;
 	/* Other programs have the engines that this one was not built with. */
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != NOT_BUILT)
+	if (answer != 0 && answer != NOT_BUILT)
 		skipped++;
-	return false;
+	return answer == 0;
 }
 
 static void run_profile(void)
@@ -444,7 +362,8 @@ static void run_profile(void)
 		return;
 	clock_gettime(CLOCK_MONOTONIC, &begun);
 	for (unsigned i = 0; i < body_count; i++)
-		if (wishes.body == NULL || strcmp(wishes.body, bodies[i].name) == 0)
+		if (bodies[i].run != NULL &&
+			(wishes.body == NULL || strcmp(wishes.body, bodies[i].name) == 0))
 			run_body(&bodies[i]);
 	clock_gettime(CLOCK_MONOTONIC, &ended);
 	printf("%-15s %5u passed, %u failed, %ld s\n", profile->name, passed - before,
@@ -452,9 +371,18 @@ static void run_profile(void)
 	fflush(stdout);
 }
 
+static void tell_left_out(void)
+{
+	for (unsigned i = 0; i < body_count; i++)
+		if (bodies[i].run == NULL)
+			printf("without %s: %s\n", bodies[i].name, bodies[i].lacks);
+	fflush(stdout);
+}
+
 static void usage(void)
 {
-	fprintf(stderr, "usage: fault [-v] [--long] [--seed N] [--engine NAME] [--body NAME]\n"
+	fprintf(stderr, "usage: fault [-v] [--long] [--seed N] [--part N] [--engine NAME]\n"
+			"             [--body NAME] [--first]\n"
 			"             [--plan CALL:N:ERROR | --plan seed=N,rate=N[,soft]]\n"
 			"bodies:");
 	for (unsigned i = 0; i < body_count; i++)
@@ -470,10 +398,14 @@ static void read_wishes(int argc, char **argv)
 			wishes.verbose = true;
 		else if (strcmp(argv[i], "--long") == 0)
 			wishes.longer = true;
+		else if (strcmp(argv[i], "--first") == 0)
+			wishes.first = true;
 		else if (i + 1 == argc)
 			usage();
 		else if (strcmp(argv[i], "--seed") == 0)
 			wishes.seed = strtoull(argv[++i], NULL, 0);
+		else if (strcmp(argv[i], "--part") == 0)
+			wishes.part = (unsigned)strtoul(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--engine") == 0)
 			wishes.engine = argv[++i];
 		else if (strcmp(argv[i], "--body") == 0)
@@ -487,14 +419,15 @@ static void read_wishes(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	process_main(argc, argv);
 	read_wishes(argc, argv);
-	if (mkdtemp(folder) == NULL) {
-		perror(folder);
-		return 2;
-	}
-	slots_open();
-	printf("seed %llu%s\n", (unsigned long long)wishes.seed,
-		wishes.longer ? ", all calls" : "");
+	if (wishes.part == 0)
+		usage();
+	process_folder();
+	process_prepare(slots);
+	printf("seed %llu%s; one case in %u\n", (unsigned long long)wishes.seed,
+		wishes.longer ? ", all calls" : "", wishes.part);
+	tell_left_out();
 	for (size_t i = 0; i < PROFILES; i++) {
 		profile = &profiles[i];
 		if (wishes.engine == NULL || strcmp(wishes.engine, profile->name) == 0)

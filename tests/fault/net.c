@@ -2,13 +2,21 @@
 #include "body.h"
 #include "bodies.h"
 
-#include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
+
+#include "posix.h"
+
+/* Two ends of a stream of the program's own, that block. */
+static void pair_open(int ends[2])
+{
+#ifdef _WIN32
+	if (posix_pair(ends) < 0)
+#else
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+#endif
+		wrong("a pair of sockets");
+}
 
 /* ---- an echo over TCP --------------------------------------------------------------- */
 
@@ -95,8 +103,10 @@ static void client_sent(struct task *task, const struct proa_completion *c)
 {
 	struct task *client = task->more;
 
-	if (erred("send", c->result))
-		proa_cancel(&client->op); /* nothing would come of waiting */
+	if (erred("send", c->result)) {
+		client->step = 1; /* nothing would come of waiting */
+		proa_cancel(&client->op);
+	}
 }
 
 static void client_received(struct task *task, const struct proa_completion *c)
@@ -104,6 +114,10 @@ static void client_received(struct task *task, const struct proa_completion *c)
 	if (c->result > 0) {
 		check_bytes("echo", task->bytes + task->at, (size_t)c->result, task->at);
 		task->at += (uint64_t)c->result;
+		if (task->step == 1) {
+			client_ended(task);
+			return;
+		}
 		proa_prep_recv(&task->op, task->handle, task->bytes + task->at,
 			ECHO_BYTES + 1 - (size_t)task->at, 0);
 		task_go(task, client_received);
@@ -190,7 +204,8 @@ void body_echo_small_pool(void)
 	run_echo(&few);
 }
 
-/* ---- UNIX sockets: connect, accept, messages ------------------------------------------ */
+/* ---- connect, accept, messages: over UNIX sockets, with a descriptor; where there are
+ * none, over TCP -------------------------------------------------------------------------- */
 
 #define LETTER 90000
 
@@ -199,11 +214,49 @@ static struct {
 	struct proa_address to, from;
 	struct proa_slice slices[3], room[1];
 	struct proa_message out, in;
+#ifndef _WIN32
 	_Alignas(struct cmsghdr) char out_control[CMSG_SPACE(sizeof(int))];
 	_Alignas(struct cmsghdr) char in_control[CMSG_SPACE(sizeof(int))];
 	int passed;
+#endif
 	bool told;
 } mail;
+
+#ifdef _WIN32
+
+static void mail_passed(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	check_bytes("message", mail.got, (size_t)c->result, 0);
+	mail.told = true;
+}
+
+static void mail_room(struct proa_message *in)
+{
+	(void)in; /* for no control: streams carry none */
+}
+
+static void mail_attach(struct proa_message *out)
+{
+	(void)out;
+}
+
+static int mail_listen(proa_handle *listener)
+{
+	int error = proa_listen(port, "127.0.0.1:0", NULL, listener);
+
+	if (error < 0)
+		return error;
+	own(*listener);
+	return proa_local_address(*listener, &mail.to);
+}
+
+static void mail_end(void)
+{
+}
+
+#else
 
 static void mail_passed(struct task *task, const struct proa_completion *c)
 {
@@ -222,6 +275,49 @@ static void mail_passed(struct task *task, const struct proa_completion *c)
 	}
 }
 
+static void mail_room(struct proa_message *in)
+{
+	in->control = mail.in_control;
+	in->control_length = sizeof mail.in_control;
+}
+
+static void mail_attach(struct proa_message *out)
+{
+	struct cmsghdr *header = (struct cmsghdr *)(void *)mail.out_control;
+
+	memset(mail.out_control, 0, sizeof mail.out_control);
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	memcpy(CMSG_DATA(header), &mail.passed, sizeof mail.passed);
+	out->control = mail.out_control;
+	out->control_length = CMSG_LEN(sizeof(int));
+}
+
+static int mail_listen(proa_handle *listener)
+{
+	char where[200];
+	int error;
+
+	snprintf(where, sizeof where, "unix:%s", scratch_path("mail"));
+	unlink(where + 5);
+	if (proa_address_parse(&mail.to, where) < 0)
+		wrong("an address");
+	mail.passed = dup(2);
+	error = proa_listen(port, where, NULL, listener);
+	if (error == 0)
+		own(*listener);
+	return error;
+}
+
+static void mail_end(void)
+{
+	close(mail.passed);
+	unlink(scratch_path("mail"));
+}
+
+#endif
+
 static void mail_received(struct task *task, const struct proa_completion *c)
 {
 	struct proa_message *in = &mail.in;
@@ -237,8 +333,7 @@ static void mail_received(struct task *task, const struct proa_completion *c)
 	mail.room[0] = (struct proa_slice) { .data = mail.got, .length = LETTER };
 	in->slices = mail.room;
 	in->slice_count = 1;
-	in->control = mail.in_control;
-	in->control_length = sizeof mail.in_control;
+	mail_room(in);
 	proa_prep_recvmsg(&task->op, task->handle, in, 0);
 	task_go(task, mail_passed);
 }
@@ -266,18 +361,10 @@ static void mail_accepted(struct task *task, const struct proa_completion *c)
 
 static void mail_prepare_message(void)
 {
-	struct cmsghdr *header = (struct cmsghdr *)(void *)mail.out_control;
-
 	memset(&mail.out, 0, sizeof mail.out);
 	mail.out.slices = mail.slices;
 	mail.out.slice_count = 1;
-	memset(mail.out_control, 0, sizeof mail.out_control);
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	memcpy(CMSG_DATA(header), &mail.passed, sizeof mail.passed);
-	mail.out.control = mail.out_control;
-	mail.out.control_length = CMSG_LEN(sizeof(int));
+	mail_attach(&mail.out);
 }
 
 static void mail_connected(struct task *task, const struct proa_completion *c)
@@ -302,19 +389,12 @@ void body_mail(void)
 {
 	struct task *server, *client;
 	proa_handle listener;
-	char where[160];
 
 	fill(mail.sent, LETTER, 0);
 	mail.told = false;
 	if (!body_open(NULL))
 		return;
-	snprintf(where, sizeof where, "unix:%s", scratch_path("mail"));
-	unlink(where + 5);
-	if (proa_address_parse(&mail.to, where) < 0)
-		wrong("an address");
-	mail.passed = dup(2);
-	if (!erred("proa_listen", proa_listen(port, where, NULL, &listener))) {
-		own(listener);
+	if (!erred("proa_listen", mail_listen(&listener))) {
 		server = task_new();
 		proa_prep_accept(&server->op, listener, &mail.from, 0);
 		task_go(server, mail_accepted);
@@ -329,8 +409,7 @@ void body_mail(void)
 		}
 	}
 	body_close();
-	close(mail.passed);
-	unlink(where + 5);
+	mail_end();
 	if (!has_erred() && !mail.told)
 		wrong("the mail did not come");
 }
@@ -500,15 +579,17 @@ void body_flush(void)
 
 static void run_foreign(int *ends)
 {
+	const proa_handle handles[2] = { ends[0], ends[1] };
+
 	fill(flush.out, sizeof flush.out, 0);
 	if (!body_open(NULL)) {
 		close(ends[0]);
 		close(ends[1]);
 		return;
 	}
-	own(ends[0]);
-	own(ends[1]);
-	run_flush(ends);
+	own(handles[0]);
+	own(handles[1]);
+	run_flush(handles);
 	body_close();
 }
 
@@ -516,8 +597,7 @@ void body_foreign_sockets(void)
 {
 	int ends[2];
 
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-		wrong("socketpair");
+	pair_open(ends);
 	run_foreign(ends);
 }
 
@@ -636,6 +716,9 @@ static void late_accepted(struct task *task, const struct proa_completion *c)
 		task_fine(task, c, true);
 	} else {
 		erred("accept_multi", c->result);
+#ifdef _WIN32
+		proa_cancel(&task->op); /* the connection may have gone with that */
+#endif
 	}
 }
 
@@ -719,15 +802,19 @@ void body_many(void)
 {
 	proa_handle ends[2];
 	struct task *task;
-	int high;
+	int high, pair[2];
 
 	if (!body_open(NULL))
 		return;
+	pair_open(pair);
+	ends[1] = pair[1];
+#ifdef _WIN32
+	high = pair[0]; /* handles have the numbers that the system gives them */
+#else
 	/* A descriptor beyond the first chunks of the tables. */
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-		wrong("socketpair");
-	high = fcntl(ends[0], F_DUPFD_CLOEXEC, 9000);
-	close(ends[0]);
+	high = fcntl(pair[0], F_DUPFD_CLOEXEC, 9000);
+	close(pair[0]);
+#endif
 	if (high < 0)
 		wrong("a high descriptor");
 	own(high);

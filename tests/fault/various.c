@@ -3,15 +3,11 @@
 #include "bodies.h"
 #include "fault.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
+
+#include "posix.h"
 
 #define FILE_BYTES 300000
 
@@ -20,7 +16,7 @@ static struct {
 	struct proa_slice slices[2];
 	struct proa_stat stat;
 	struct proa_range range;
-	char path[160], path2[160], folder[160];
+	char path[200], path2[200], folder[200];
 	proa_handle file, ends[2];
 	unsigned step;
 } f;
@@ -417,16 +413,29 @@ static void child_said(struct task *task, const struct proa_completion *c)
 
 static void child_start(proa_handle ours, proa_handle theirs)
 {
+#ifdef _WIN32
+	static char program[MAX_PATH];
+	static const char *const arguments[] = { program, "--act", NULL };
+#else
 	static const char *const arguments[] = { "sh", "-c", "echo hello; exit 7", NULL };
+#endif
 	const proa_handle standard[] = { theirs, theirs, theirs };
-	const struct proa_command command = { .arguments = arguments,
+	const struct proa_command command = {
+		.arguments = arguments,
 		.directory = "/",
 		.standard = standard,
+#ifndef _WIN32 /* there it is PROA_ENOSYS */
 		.pass = &theirs,
-		.pass_count = 1 };
+		.pass_count = 1,
+#endif
+	};
 	struct task *task;
-	int code = proa_spawn(&command, &child.process);
+	int code;
 
+#ifdef _WIN32
+	GetModuleFileNameA(NULL, program, sizeof program);
+#endif
+	code = proa_spawn(&command, &child.process);
 	if (erred("proa_spawn", code))
 		return;
 	erred("proa_kill", proa_kill(child.process, 0));
@@ -438,10 +447,41 @@ static void child_start(proa_handle ours, proa_handle theirs)
 	task_go(task, child_ended);
 }
 
+#ifdef _WIN32
+
+/* To be reaped is to have the handle closed. */
+static void reap(void)
+{
+	DWORD flags;
+
+	if (child.process <= 0 || child.reaped)
+		return;
+	if (GetHandleInformation((HANDLE)child.process, &flags)) {
+		WaitForSingleObject((HANDLE)child.process, INFINITE);
+		CloseHandle((HANDLE)child.process);
+	} else if (!has_erred()) {
+		wrong("a child that nobody reaped is not there");
+	}
+}
+
+#else
+
+static void reap(void)
+{
+	int status;
+
+	if (child.process > 0 && !child.reaped && waitpid((pid_t)child.process, &status, 0) < 0 &&
+		!has_erred())
+		wrong("a child that nobody reaped is not there");
+	if (waitpid(-1, &status, WNOHANG) != -1)
+		wrong("a child was left behind");
+}
+
+#endif
+
 void body_processes(void)
 {
 	proa_handle ours, theirs;
-	int status;
 
 	memset(&child, 0, sizeof child);
 	if (!body_open(NULL))
@@ -452,12 +492,10 @@ void body_processes(void)
 		close(theirs);
 	}
 	body_close();
-	if (child.process > 0 && !child.reaped && waitpid((pid_t)child.process, &status, 0) < 0 &&
-		!has_erred())
-		wrong("a child that nobody reaped is not there");
-	if (waitpid(-1, &status, WNOHANG) != -1)
-		wrong("a child was left behind");
+	reap();
 }
+
+#ifndef _WIN32 /* main.c says why */
 
 static void signalled(struct task *task, const struct proa_completion *c)
 {
@@ -626,3 +664,5 @@ void body_outer_loop(void)
 	}
 	body_close();
 }
+
+#endif
