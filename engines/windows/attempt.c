@@ -409,6 +409,8 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op)
 	int length = sizeof peer->to, error;
 	SOCKET s;
 
+	if (!is_socket(handle_find(port, op->handle_)))
+		return PROA_ENOTSOCK;
 	port->stats.system_calls++;
 	s = accept(windows_socket_of(op->handle_), peer == NULL ? NULL : &peer->to.any,
 		peer == NULL ? NULL : &length);

@@ -1171,6 +1171,9 @@ TEST(18, "ties", polls_for_the_end_alone)
 		close(ends.peer);
 		run_quiet(port);
 		CHECK_INT(poll.count, 0); /* one direction is left */
+#ifdef _WIN32
+		test_skip("that both directions have ended no poll tells here: failures alone");
+#endif
 		CHECK_SYSTEM(shutdown(ends.ours, SHUT_WR));
 		RUN_UNTIL(port, poll.count > 0);
 		CHECK_INT(poll.results[0], PROA_HANGUP);

@@ -230,7 +230,7 @@ TEST(15, "progress restarts it", progress_restarts_a_send)
 /* A send that goes out in part together with the one before it has made progress. */
 TEST(15, "progress restarts it", progress_restarts_a_send_behind_another)
 {
-	enum { TOTAL = 1 << 20 };
+	enum { TOTAL = STUFFING };
 	struct proa_port *port = test_port();
 	struct ends ends = pair_ends();
 	int64_t limit = scaled(500 * MS);
