@@ -409,8 +409,6 @@ static int32_t try_accept(struct proa_port *port, struct proa_op *op)
 	int length = sizeof peer->to, error;
 	SOCKET s;
 
-	if (!is_socket(handle_find(port, op->handle_)))
-		return PROA_ENOTSOCK;
 	port->stats.system_calls++;
 	s = accept(windows_socket_of(op->handle_), peer == NULL ? NULL : &peer->to.any,
 		peer == NULL ? NULL : &length);
@@ -591,7 +589,9 @@ int32_t attempt(struct proa_port *port, struct proa_op *op, bool told, uint32_t 
 		return read_pipe(port, op->handle_, (char *)op->buffer_ + flight(op)->moved,
 			op->length_ - (size_t)flight(op)->moved);
 	if (!is_socket(handle))
-		return STEP_TO_WORKER;
+		return op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI
+			       ? PROA_ENOTSOCK
+			       : STEP_TO_WORKER;
 	error = never_block(handle, op->handle_);
 	if (error < 0)
 		return error;

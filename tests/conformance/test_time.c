@@ -233,7 +233,7 @@ TEST(15, "progress restarts it", progress_restarts_a_send_behind_another)
 	enum { TOTAL = STUFFING };
 	struct proa_port *port = test_port();
 	struct ends ends = pair_ends();
-	int64_t limit = scaled(500 * MS);
+	int64_t limit = scaled(1000 * MS);
 	struct record first, second;
 	struct peer_reader reader = { .fd = ends.peer };
 	static char bytes[TOTAL];
@@ -248,12 +248,16 @@ TEST(15, "progress restarts it", progress_restarts_a_send_behind_another)
 	proa_prep_send(&second.op, ends.ours, bytes, TOTAL, 0);
 	proa_op_timeout(&second.op, limit);
 	record_submit(&second);
-	run_for(port, limit * 6 / 10);
+	run_for(port, limit / 4);
+#ifdef _WIN32
+	if (first.finals != 0)
+		test_skip("Winsock takes a send for which it has no room");
+#endif
 	while (first.finals == 0) {
 		CHECK(peer_drain(ends.peer, bytes, TOTAL) >= 0);
 		run_for(port, MS);
 	}
-	run_for(port, limit * 6 / 10);
+	run_for(port, limit * 8 / 10);
 	CHECK_INT(second.finals, 0);
 	peer_reader_start(&reader);
 	RUN_UNTIL(port, second.finals == 1);
