@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#define FULL_TRIES 20 /* a millisecond apart */
+
 static int64_t counts_a_second;
 
 int system_prepare(void)
@@ -51,11 +53,14 @@ void system_wake(int write_end)
 {
 	DWORD saved = GetLastError();
 	const char one = 1;
+	int tries = 0;
 
-	/* Full is as good as written: it is readable. Memory may be short for the moment;
-	 * a wake-up must not be lost. */
+	/* A wake-up must not be lost. Memory may be short for the moment. And wine says
+	 * "full" while another thread's send is not quite over, whose byte may have been
+	 * drained by then; where it is said for long, full is as good as written. */
 	while (send(windows_socket_of(write_end), &one, 1, 0) < 0 &&
-		WSAGetLastError() == WSAENOBUFS)
+		(WSAGetLastError() == WSAENOBUFS ||
+			(WSAGetLastError() == WSAEWOULDBLOCK && tries++ < FULL_TRIES)))
 		Sleep(1);
 	SetLastError(saved);
 }
