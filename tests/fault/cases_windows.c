@@ -22,6 +22,7 @@ struct order {
 	struct fault_plan plan;
 	struct left expected;
 	struct counted counted;
+	atomic_bool faulty; /* at work with the fault; false: before or after */
 };
 
 struct process {
@@ -77,15 +78,21 @@ static void settle(const struct left *goal, struct left *left, int most)
 	}
 }
 
+static void run_with_fault(const struct body *body, struct order *order)
+{
+	atomic_store(&order->faulty, true);
+	case_run(body, &order->plan, &order->counted);
+	atomic_store(&order->faulty, false);
+}
+
 /* What the system keeps for itself (an event for a thread that has used a socket) it
  * keeps once: a leak comes again with the same fault. */
-static void run_fault(const struct body *body, const struct fault_plan *plan,
-	struct counted *counted, struct left *before)
+static void run_fault(const struct body *body, struct order *order, struct left *before)
 {
 	struct left left;
 
 	for (int i = 0; i < 2; i++) {
-		case_run(body, plan, counted);
+		run_with_fault(body, order);
 		body->run();
 		settle(before, &left, i == 0 ? BRIEF_MS : SETTLE_MS);
 		if (i == 1 && left.blocks > before->blocks)
@@ -143,12 +150,12 @@ static _Noreturn void serve(const struct body *body, struct order *order, HANDLE
 			run_count(body, &order->counted);
 		} else {
 			if (order->kind == CASE_FIRST)
-				case_run(body, &order->plan, &order->counted);
+				run_with_fault(body, order);
 			if (!warm)
 				begin_count(body, &order->expected, &before);
 			warm = true;
 			if (order->kind == CASE_FAULT)
-				run_fault(body, &order->plan, &order->counted, &before);
+				run_fault(body, order, &before);
 		}
 		SetEvent(done);
 	}
@@ -313,6 +320,7 @@ void process_start(struct slot *slot, enum case_kind kind)
 	if (process->id == NULL)
 		begin(slot);
 	process->order->kind = kind;
+	atomic_store(&process->order->faulty, false);
 	process->order->plan = slot->plan;
 	process->order->expected = expected;
 	process->until = GetTickCount64() +
@@ -335,7 +343,8 @@ static bool is_over(struct process *process, char *how, size_t size)
 	}
 	if (GetTickCount64() < process->until)
 		return false;
-	snprintf(how, size, "it hung");
+	snprintf(how, size, "it hung %s the fault",
+		atomic_load(&process->order->faulty) ? "with" : "before or after");
 	return true;
 }
 
