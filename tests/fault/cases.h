@@ -44,7 +44,8 @@ struct slot {
 	const struct body *body;
 	struct fault_plan plan;
 	struct counted *counted; /* shared with the process */
-	bool busy;
+	enum case_kind kind;
+	bool busy, again;
 	struct process *process;
 };
 /* What is left without a fault. */
@@ -67,6 +68,8 @@ void process_start(struct slot *slot, enum case_kind kind);
 struct slot *process_wait(struct slot *slots, char *how, size_t size);
 /* No more cases of this body. */
 void process_rest(struct slot *slots);
+/* May a case that hung have hung for the system's own reasons? */
+bool process_may_hang(void);
 /* Prints what the slot's process has said. */
 void process_show(const struct slot *slot);
 /* Ends this process, whatever its threads do. */

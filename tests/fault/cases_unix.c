@@ -185,6 +185,11 @@ void process_rest(struct slot *slots)
 	(void)slots;
 }
 
+bool process_may_hang(void)
+{
+	return false;
+}
+
 void process_show(const struct slot *slot)
 {
 	char text[4096];

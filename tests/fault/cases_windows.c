@@ -303,8 +303,14 @@ static void begin(struct slot *slot)
 	snprintf(line, sizeof line, "\"%s\" %s %s %s \"%s\" %lld %lld %lld", program, STARTED_AS,
 		profile->name, slot->body->name, folder, (long long)(intptr_t)process->memory,
 		(long long)(intptr_t)process->go, (long long)(intptr_t)process->done);
-	if (!CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL, &start, &made))
-		give_up_for(program);
+	/* Wine fails to, now and then. */
+	for (int tries = 1;
+		!CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL, &start, &made);
+		tries++) {
+		if (tries == 10)
+			give_up_for(program);
+		Sleep(500);
+	}
 	AssignProcessToJobObject(job, made.hProcess);
 	CloseHandle(made.hThread);
 	process->id = made.hProcess;
@@ -362,6 +368,12 @@ void process_rest(struct slot *slots)
 {
 	for (int i = 0; i < SLOTS; i++)
 		end(slots[i].process);
+}
+
+/* Under wine 8 a call on a socket is seen never to end, once in some thousand cases. */
+bool process_may_hang(void)
+{
+	return GetProcAddress(GetModuleHandleA("ntdll.dll"), "wine_get_version") != NULL;
 }
 
 /* And that is the end of it. */

@@ -143,20 +143,22 @@ void case_run(const struct body *body, const struct fault_plan *plan, struct cou
 
 /* ---- the runner ------------------------------------------------------------------------- */
 
-static void show(const struct slot *slot, const char *how)
+static void show(const char *what, const struct slot *slot, const char *how)
 {
 	char plan[96];
 
 	faults_tell(&slot->plan, plan, sizeof plan);
-	printf("FAILED  %-15s %-16s %s: %s\n", profile->name, slot->body->name, plan, how);
+	printf("%-7s %-15s %-16s %s: %s\n", what, profile->name, slot->body->name, plan, how);
 	process_show(slot);
 	fflush(stdout);
 }
 
-static void slot_start(struct slot *slot, enum case_kind kind)
+static void slot_start(struct slot *slot, enum case_kind kind, bool again)
 {
 	memset(slot->counted, 0, sizeof *slot->counted);
 	fflush(stdout);
+	slot->kind = kind;
+	slot->again = again;
 	process_start(slot, kind);
 	slot->busy = true;
 }
@@ -167,9 +169,14 @@ static void settle_one(void)
 	struct slot *slot = process_wait(slots, how, sizeof how);
 
 	slot->busy = false;
+	if (strncmp(how, "it hung", 7) == 0 && !slot->again && process_may_hang()) {
+		show("AGAIN", slot, how);
+		slot_start(slot, slot->kind, true);
+		return;
+	}
 	if (how[0] != '\0') {
 		failed++;
-		show(slot, how);
+		show("FAILED", slot, how);
 		return;
 	}
 	passed++;
@@ -209,7 +216,7 @@ static void add_case(const struct body *body, const struct fault_plan *plan, enu
 			if (!slots[i].busy) {
 				slots[i].body = body;
 				slots[i].plan = *plan;
-				slot_start(&slots[i], kind);
+				slot_start(&slots[i], kind, false);
 				return;
 			}
 		settle_one();
@@ -230,7 +237,7 @@ static bool count_calls(const struct body *body, struct counted *out)
 
 	slots[0].body = body;
 	memset(&slots[0].plan, 0, sizeof slots[0].plan);
-	slot_start(&slots[0], CASE_COUNTS);
+	slot_start(&slots[0], CASE_COUNTS, false);
 	process_wait(slots, how, sizeof how);
 	slots[0].busy = false;
 	*out = *slots[0].counted;
@@ -238,7 +245,7 @@ static bool count_calls(const struct body *body, struct counted *out)
 	if (how[0] == '\0')
 		return true;
 	failed++;
-	show(&slots[0], how);
+	show("FAILED", &slots[0], how);
 	return false;
 }
 

@@ -167,9 +167,14 @@ void process_start(struct process *process, const char *name)
 	snprintf(line, sizeof(line), "\"%s\" %s %s %s %lld", program, STARTED_AS,
 		name != NULL ? name : "-", current_profile, (long long)process->shared);
 	/* Suspended, so that no child of its own is made before it is in the job. */
-	if (!CreateProcessA(
-		    program, line, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, &how, &made))
-		give_up(program);
+	/* Wine fails to, now and then. */
+	for (int tries = 1; !CreateProcessA(
+		     program, line, NULL, NULL, TRUE, CREATE_SUSPENDED, NULL, NULL, &how, &made);
+		tries++) {
+		if (tries == 10)
+			give_up(program);
+		Sleep(500);
+	}
 	AssignProcessToJobObject(handle_in(process->group), made.hProcess);
 	ResumeThread(made.hThread);
 	CloseHandle(made.hThread);
