@@ -649,7 +649,7 @@ static void beside(enum busy kind)
 	}
 	RUN_UNTIL(port, timer.finals == 1 && post.finals == 1);
 	CHECK_INT(post.last, 3);
-	CHECK(hog.rounds > 10);
+	RUN_UNTIL(port, hog.rounds > 10); /* nor does it suffer */
 	hogs_stop = true;
 	atomic_store(&busy_stop, true);
 	CHECK_INT(pthread_join(flooder, NULL), 0);

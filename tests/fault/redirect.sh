@@ -25,7 +25,7 @@ objcopy --redefine-syms="$scratch/names" "$scratch/all.o" "$out"
 harmless='_exit abort strtoul bcmp
 	mem(chr|cmp|cpy|move|set) str(chr|cmp|cspn|len|ncmp|nlen|rchr|spn|tol|toul)
 	s?n?printf fprintf vsnprintf stderr environ getenv secure_getenv
-	clock_gettime gettimeofday getrlimit(64)? sysconf htons htonl
+	clock_gettime gettimeofday getrlimit(64)? sysconf htons htonl ntohs ntohl gnu_dev_makedev
 	if_indextoname if_nametoindex inet_ntop inet_pton
 	io_uring_unregister_buf_ring io_uring_register
 	pthread_(attr_destroy|attr_setdetachstate|attr_setstacksize) pthread_cond_(broadcast|destroy|signal|timedwait|wait)
