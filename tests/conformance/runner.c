@@ -152,15 +152,16 @@ static void settle(struct running *place, const char *profile, const struct endi
 }
 
 /* A process that wine itself ended, neither by the test's word nor by an exception in
- * it, gets a second chance: seen once in some hundred runs of wine 8. */
-static bool try_again(struct running *place, const char *profile, const struct ending *ending)
+ * it, or that hangs, gets a second chance: each is seen once in some hundred runs of
+ * wine 8. */
+static bool try_again(struct running *place, const char *profile)
 {
 	struct test *test = place->test;
 
-	if (!test_on_wine() || place->late || place->again || place->process.report->ended)
+	if (!test_on_wine() || place->again || place->process.report->ended)
 		return false;
 	show_line("AGAIN", profile, test);
-	printf(": wine ended its process (%s)\n", ending->text);
+	printf(": %s\n", place->late ? "out of time" : "wine ended its process");
 	process_show(&place->process);
 	process_forget(&place->process);
 	repeated++;
@@ -183,7 +184,7 @@ static bool look_after(struct running *places, const char *profile)
 			process_kill(&place->process);
 		}
 		if (place->test != NULL && process_ended(&place->process, &ending) &&
-			!try_again(place, profile, &ending)) {
+			!try_again(place, profile)) {
 			settle(place, profile, &ending);
 			fflush(stdout);
 			process_forget(&place->process);

@@ -33,7 +33,7 @@ harmless='_?_?assert _errno _snwprintf _wcsnicmp __acrt_iob_func __mingw_v.*prin
 	InitializeProcThreadAttributeList
 	GetLastError SetLastError WSAGetLastError RtlNtStatusToDosError GetOverlappedResult
 	GetCurrent(Process|ProcessId|ThreadId) GetProcessId GetExitCodeProcess GetStdHandle
-	GetConsoleMode GetFileType GetHandleInformation SetHandleInformation GetModuleHandleW
+	GetConsoleMode GetFileType GetHandleInformation SetHandleInformation GetModuleHandleW GetProcAddress
 	GetEnvironmentVariableW GetWindowsDirectoryW CompareStringOrdinal MultiByteToWideChar
 	hton[ls] ntohs inet_(ntop|pton) if_nametoindex'
 "${tools}nm" -u "$out" | awk '{ sub(/^__imp_/, "", $2); print $2 }' | grep -v '^faulty_' \
