@@ -132,9 +132,15 @@ static int run_self(const char *arguments, unsigned seconds, const char **reason
 	*reason = NULL;
 	GetModuleFileNameA(NULL, program, sizeof(program));
 	snprintf(line, sizeof(line), "\"%s\" %s", program, arguments);
-	if (!CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL, &how, &made)) {
-		*reason = "no process";
-		return 1;
+	/* Wine fails to, now and then. */
+	for (int tries = 1;
+		!CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL, &how, &made);
+		tries++) {
+		if (tries == 10) {
+			*reason = "no process";
+			return 1;
+		}
+		Sleep(500);
 	}
 	if (WaitForSingleObject(made.hProcess, seconds * 1000) != WAIT_OBJECT_0) {
 		*reason = "hangs inside a call";
