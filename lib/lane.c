@@ -9,6 +9,17 @@
 
 #define GATHER_BYTES (1u << 20)
 
+/* Until the program has been told that `op` failed, what it sends on would go out on
+ * a stream that it does not know to be torn. */
+static void lane_tear(struct handle *handle, struct proa_op *op)
+{
+	if (handle->state & HANDLE_CLOSING)
+		return;
+	if (handle->tears < TEARS_MOST)
+		handle->tears++;
+	op->options_ |= OPT_TORE;
+}
+
 void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **lane)
 {
 	bool sends = lane == &handle->sends;
@@ -22,11 +33,16 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 		handle->pumping_recvs = 1;
 	/* What starts may end at once, and the next is the head then. */
 	while ((op = *lane) != NULL && op->state_ == OP_WAITING) {
-		if (UNLIKELY(op->options_ & OPT_CANCEL))
+		if (UNLIKELY(op->options_ & OPT_CANCEL)) {
+			/* The first that ends so, where those before it came through in
+			 * spite of a cancel of them all. */
+			if (sends && handle->tears == 0)
+				lane_tear(handle, op);
 			op_end(port, op, PROA_ECANCELED, 0);
-		else if (!op_borrows(op) ||
-			 pool_admits(port, op, handle)) /* else paused, or ended */
+		} else if (!op_borrows(op) ||
+			   pool_admits(port, op, handle)) { /* else paused, or ended */
 			op_start(port, op);
+		}
 	}
 	if (sends)
 		handle->pumping_sends = 0;
@@ -46,13 +62,7 @@ void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op
 		op_end(port, op, result, 0);
 		return;
 	}
-	/* Until the program has been told, what it sends on would go out on a
-	 * stream that it does not know to be torn. */
-	if ((handle->state & HANDLE_CLOSING) == 0) {
-		if (handle->tears < TEARS_MOST)
-			handle->tears++;
-		op->options_ |= OPT_TORE;
-	}
+	lane_tear(handle, op);
 	if (op == handle->sends) {
 		for (behind = flight(op)->next; behind != op; behind = flight(behind)->next)
 			behind->options_ |= OPT_CANCEL;
