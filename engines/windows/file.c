@@ -24,8 +24,6 @@
 #define FILE_ROOM (32u * 1024)
 /* What one call moves to or from a pipe: it tells of no progress until all is done. */
 #define PIPE_PART (16u * 1024)
-/* How much is read ahead of a sendfile at once. */
-#define FILE_WARM_MOST (1024u * 1024)
 
 /* Nobody is kept from what we have open: as on other systems. */
 #define SHARE_ALL (FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE)
@@ -792,8 +790,8 @@ static int32_t warm_next(const struct proa_op *op)
 	got = transfer_open(&from, true);
 	if (got < 0)
 		return got;
-	if (left > FILE_WARM_MOST)
-		left = FILE_WARM_MOST;
+	if (left > PROA_WARM_BYTES)
+		left = PROA_WARM_BYTES; /* what is sent before a worker is asked again */
 	while (left > 0) {
 		got = move_once(
 			&from, room, left < sizeof room ? (uint32_t)left : sizeof room, offset);
