@@ -58,12 +58,9 @@ static inline void cond_destroy(thread_cond *cond)
 	(void)cond;
 }
 
-/* engines/windows/wake.c: for ever, but under wine. */
-extern DWORD cond_patience_ms;
-
 static inline void cond_wait(thread_cond *cond, thread_mutex *mutex)
 {
-	SleepConditionVariableSRW(cond, mutex, cond_patience_ms, 0);
+	SleepConditionVariableSRW(cond, mutex, INFINITE, 0);
 }
 
 static inline void cond_signal(thread_cond *cond)

@@ -8,18 +8,6 @@
 
 static int64_t counts_a_second;
 
-DWORD cond_patience_ms = INFINITE;
-
-/* Wine 8 loses a wake-up of a condition now and then: seen in a worker that slept on
- * while its port's end waited for it. There a waiter looks again by itself. */
-static void distrust_wine(void)
-{
-	HMODULE system = GetModuleHandleW(L"ntdll.dll");
-
-	if (system != NULL && GetProcAddress(system, "wine_get_version") != NULL)
-		cond_patience_ms = 200;
-}
-
 int system_prepare(void)
 {
 	LARGE_INTEGER frequency;
@@ -28,7 +16,6 @@ int system_prepare(void)
 
 	if (error != 0)
 		return system_code((unsigned long)error);
-	distrust_wine();
 	QueryPerformanceFrequency(&frequency); /* can't fail since Windows XP */
 	counts_a_second = frequency.QuadPart;
 	return 0;

@@ -581,6 +581,22 @@ ssize_t peer_drain(int fd, void *buffer, size_t room)
 	return got == 0 && n == 0 ? -1 : (ssize_t)got;
 }
 
+void peer_read_running(struct proa_port *port, int fd, void *buffer, size_t length)
+{
+	int64_t until = test_clock() + 10 * PROA_SECOND * test_factor();
+	size_t got = 0;
+	ssize_t n;
+
+	while (got < length) {
+		CHECK(test_clock() < until);
+		n = peer_drain(fd, (char *)buffer + got, length - got);
+		CHECK(n >= 0);
+		got += (size_t)n;
+		if (got < length)
+			CHECK(proa_run_once(port, PROA_MILLISECOND) >= 0);
+	}
+}
+
 uint64_t peer_read_pattern(int fd, uint64_t at)
 {
 	struct peer_reader reader = { .fd = fd, .from = at };

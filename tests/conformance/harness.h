@@ -248,6 +248,8 @@ void shrink_buffers(const struct ends *ends);
 void peer_write(int fd, const void *buffer, size_t length);
 /* Reads exactly so many. */
 void peer_read(int fd, void *buffer, size_t length);
+/* The same while the port runs: a worker may have to move first what is read here. */
+void peer_read_running(struct proa_port *port, int fd, void *buffer, size_t length);
 /* All that can be had without waiting; its length. -1: end of stream at once. */
 ssize_t peer_drain(int fd, void *buffer, size_t room);
 /* Reads to the end of stream and checks the pattern from `at`: bytes read. */

@@ -809,7 +809,7 @@ TEST(8, "sendfile", ended_half_way)
 		proa_prep_send(&behind.op, ends.ours, "x", 1, 0);
 		record_submit(&behind);
 		run_quiet(port);
-		peer_read(ends.peer, room, 3000);
+		peer_read_running(port, ends.peer, room, 3000);
 		run_quiet(port);
 		proa_cancel(&send.op);
 		RUN_UNTIL(port, send.finals == 1 && behind.finals == 1);

@@ -192,7 +192,8 @@ TEST(8, "sends are whole", reset_in_mid_send)
 		run_quiet(port);
 		/* Enough goes through for the first to be in the middle. */
 		for (size_t at = 0; at < part; at += 1000) {
-			peer_read(ends.peer, got, at + 1000 <= part ? 1000 : part - at);
+			peer_read_running(
+				port, ends.peer, got, at + 1000 <= part ? 1000 : part - at);
 			CHECK(proa_run_once(port, 0) >= 0);
 		}
 		CHECK_INT(sends[0].finals, 0);
@@ -1172,7 +1173,7 @@ TEST_SLOW(9, "torn streams", send_ended_half_way)
 			send_at(&ops[2], &ends, bytes, length);
 			send_at(&ops[3], &ends, bytes, 0);
 			run_quiet(port);
-			peer_read(ends.peer, got, 3000);
+			peer_read_running(port, ends.peer, got, 3000);
 			run_quiet(port);
 			tear(&ops[0], ticket, &ends, how);
 			RUN_UNTIL(port, all_final(ops, 4));
