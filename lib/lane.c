@@ -9,17 +9,6 @@
 
 #define GATHER_BYTES (1u << 20)
 
-/* Until the program has been told that `op` failed, what it sends on would go out on
- * a stream that it does not know to be torn. */
-static void lane_tear(struct handle *handle, struct proa_op *op)
-{
-	if (handle->state & HANDLE_CLOSING)
-		return;
-	if (handle->tears < TEARS_MOST)
-		handle->tears++;
-	op->options_ |= OPT_TORE;
-}
-
 void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **lane)
 {
 	bool sends = lane == &handle->sends;
@@ -33,16 +22,11 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 		handle->pumping_recvs = 1;
 	/* What starts may end at once, and the next is the head then. */
 	while ((op = *lane) != NULL && op->state_ == OP_WAITING) {
-		if (UNLIKELY(op->options_ & OPT_CANCEL)) {
-			/* The first that ends so, where those before it came through in
-			 * spite of a cancel of them all. */
-			if (sends && handle->tears == 0)
-				lane_tear(handle, op);
-			op_end(port, op, PROA_ECANCELED, 0);
-		} else if (!op_borrows(op) ||
-			   pool_admits(port, op, handle)) { /* else paused, or ended */
+		if (UNLIKELY(op->options_ & OPT_CANCEL))
+			lane_fail(port, handle, op, PROA_ECANCELED);
+		else if (!op_borrows(op) ||
+			 pool_admits(port, op, handle)) /* else paused, or ended */
 			op_start(port, op);
-		}
 	}
 	if (sends)
 		handle->pumping_sends = 0;
@@ -52,31 +36,32 @@ void lane_pump(struct proa_port *port, struct handle *handle, struct proa_op **l
 		handle_settle(port, handle);
 }
 
-/* Those behind are cancelled from the first on, but the head may be with the
- * engine: then it, and what it gathered, go their own way. */
+/* The head may be with the engine: then it, and what it gathered, go their own way. */
 void lane_fail(struct proa_port *port, struct handle *handle, struct proa_op *op, int32_t result)
 {
-	struct proa_op *before, *behind;
+	struct proa_op *before, *behind, *end;
+	bool outer = handle->pumping_sends;
 
 	if (op_list(port, op) != &handle->sends) {
 		op_end(port, op, result, 0);
 		return;
 	}
-	lane_tear(handle, op);
-	if (op == handle->sends) {
-		for (behind = flight(op)->next; behind != op; behind = flight(behind)->next)
-			behind->options_ |= OPT_CANCEL;
-		op_end(port, op, result, 0);
-		return;
+	/* Until the program has been told, what it sends on would go out on a
+	 * stream that it does not know to be torn. */
+	if ((handle->state & HANDLE_CLOSING) == 0) {
+		if (handle->tears < TEARS_MOST)
+			handle->tears++;
+		op->options_ |= OPT_TORE;
 	}
-	before = flight(op)->prev;
+	before = op == handle->sends ? NULL : flight(op)->prev;
 	handle->pumping_sends = 1;
 	op_end(port, op, result, 0);
-	while ((behind = flight(before)->next) != handle->sends) {
+	end = before == NULL ? NULL : handle->sends;
+	while ((behind = before == NULL ? handle->sends : flight(before)->next) != end) {
 		behind->options_ |= OPT_CANCEL;
 		op_end(port, behind, PROA_ECANCELED, 0);
 	}
-	handle->pumping_sends = 0;
+	handle->pumping_sends = outer;
 	lane_pump(port, handle, &handle->sends);
 }
 

@@ -1067,6 +1067,40 @@ TEST(9, "torn streams", torn_behind_one_that_came_through)
 		SKIP("16 MiB to a file were always over, or stopped, when they were cancelled");
 }
 
+/* What is under way wins against the cancel of its handle. Those behind it are cancelled
+ * all the same, and so is what was submitted before the program was told of that. */
+TEST(9, "torn streams", torn_behind_a_send_that_won)
+{
+	const size_t length = 16 * MIB;
+	unsigned char *bytes = pattern(length), byte;
+	const char *path = test_path("torn");
+	struct proa_port *port = test_port();
+	bool won = false;
+
+	for (int i = 0; i < 20 && !won; i++) {
+		int file = CHECK_SYSTEM(open(path, O_RDWR | O_CREAT | O_TRUNC, 0600));
+		int reader = CHECK_SYSTEM(open(path, O_RDONLY));
+		struct ends ends = { .ours = file, .peer = reader };
+		struct record *sends = make_records(port, 3);
+		int64_t until = test_clock() + 10 * PROA_MILLISECOND;
+
+		send_at(&sends[0], &ends, bytes, length);
+		send_at(&sends[1], &ends, bytes, 100);
+		while (pread(reader, &byte, 1, 0) == 0 && test_clock() < until)
+			continue;
+		proa_cancel_handle(port, ends.ours);
+		send_at(&sends[2], &ends, bytes, 100);
+		RUN_UNTIL(port, all_final(sends, 3));
+		CHECK_INT(sends[1].last, PROA_ECANCELED);
+		CHECK_INT(sends[2].last, PROA_ECANCELED);
+		won = sends[0].last == (int32_t)length;
+		close_ends(port, &ends);
+		free(sends);
+	}
+	test_close(port);
+	free(bytes);
+}
+
 static struct record *tear_next, *send_next;
 
 static void tear_the_next(struct record *record, const struct proa_completion *completion)
