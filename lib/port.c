@@ -307,14 +307,17 @@ static void take_posts(struct proa_port *port)
 static void take_finished(struct proa_port *port)
 {
 	struct proa_op *op, *next;
+	int32_t result;
 
 	for (op = take_all(&port->finished); op != NULL; op = next) {
 		next = flight(op)->is.behind;
-		op_stepped(port, op,
-			op->kind_ == PROA_OP_RESOLVE                  ? resolve_finish(op)
-			: CHILD_IS_TOLD && op->kind_ == PROA_OP_CHILD ? child_finish(op)
-								      : (int32_t)op->flags_,
-			STEP_IS_FINAL);
+		result = op->kind_ == PROA_OP_RESOLVE                  ? resolve_finish(op)
+			 : CHILD_IS_TOLD && op->kind_ == PROA_OP_CHILD ? child_finish(op)
+								       : (int32_t)op->flags_;
+		/* The result took the flags' place; its chain asks for one of them. */
+		op->flags_ = (op->options_ & OPT_WHOLE) ? PROA_ALL : 0;
+		op->options_ &= (uint16_t)~OPT_WHOLE; /* the same bit as OPT_ENDED */
+		op_stepped(port, op, result, STEP_IS_FINAL);
 	}
 }
 

@@ -74,6 +74,7 @@ enum op_state {
 #define OPT_TORE      0x0100u /* READY: it is the one that tore its lane */
 #define OPT_COUNTED   0x0200u /* counts among port->background */
 #define OPT_ENDED     0x0400u /* the engine is done with it; received buffers wait */
+#define OPT_WHOLE     0x0400u /* WORKER: a receive with PROA_ALL */
 #define OPT_ENGINE    0xf800u /* the engine's own, five bits */
 #define OPT_IN_FLIGHT (0xffffu & ~PROA_OPTION_BACKGROUND)
 

@@ -292,7 +292,6 @@ static bool step_lent(struct proa_port *port, struct proa_op *op, int32_t result
 	struct proa_buffer *buffer = (struct proa_buffer *)(uintptr_t)op->length_;
 	uint32_t flags = 0;
 
-	op->flags_ = 0; /* the result took their place; there are none */
 	op->length_ = 0;
 	op->state_ = OP_ACTIVE;
 	if (result == FILE_READABLE && (op->options_ & OPT_CANCEL) == 0)
@@ -315,9 +314,6 @@ static void step_final(struct proa_port *port, struct proa_op *op, int32_t resul
 	int error;
 
 	if (op->kind_ == PROA_OP_SENDFILE && result == FILE_WARMED) {
-		/* The worker's result took the flags' place; sendfile(2) has no
-		 * use for them. */
-		op->flags_ = 0;
 		op->state_ = OP_WARMED;
 		if ((op->options_ & OPT_CANCEL) == 0)
 			return;
@@ -413,6 +409,8 @@ void op_to_worker(struct proa_port *port, struct proa_op *op)
 	int error;
 
 	op->state_ = OP_WORKER;
+	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_ALL))
+		op->options_ |= OPT_WHOLE;
 	error = workers_submit(port, op);
 	if (error < 0)
 		op_stepped(port, op, error, 0);
