@@ -530,6 +530,17 @@ static void check_bytes(struct task *task, const unsigned char *bytes, uint64_t 
 		channel->read += length;
 }
 
+/* Wine may tell a receive of a reset before the bytes that came ahead of it: they are
+ * there for the next. Windows drops them. */
+static bool bytes_follow_resets(void)
+{
+#ifdef _WIN32
+	return posix_is_wine();
+#else
+	return false;
+#endif
+}
+
 /* End of stream, or an error that is the connection's. */
 static void judge_end(struct task *task, int32_t result)
 {
@@ -547,7 +558,7 @@ static void judge_end(struct task *task, int32_t result)
 					      (channel->is_exact || !end_gone(channel->from));
 		channel->has_ended = true;
 	} else if (result == PROA_EPIPE || result == PROA_ECONNRESET || result == PROA_ENOTCONN) {
-		channel->has_ended = !system_fails();
+		channel->has_ended = !system_fails() && !bytes_follow_resets();
 	}
 }
 
