@@ -226,14 +226,21 @@ static void script_check(int32_t result)
 		script.handle = PROA_NO_HANDLE;
 }
 
+/* What was cancelled has not begun, and what the system has refused is not done: it can
+ * be done again. */
+static bool script_repeats(int32_t result)
+{
+	return result == PROA_ECANCELED || result == PROA_ETIMEDOUT ||
+	       (result < 0 && script.step != STAT_GONE && system_fails());
+}
+
 static void judge_script(struct task *task, const struct proa_completion *c)
 {
 	(void)task;
 	script.is_running = false;
 	if (world.is_shut && c->result == PROA_ECANCELED)
 		return;
-	/* What was cancelled has not begun: it can be done again. */
-	if (c->result != PROA_ECANCELED && c->result != PROA_ETIMEDOUT) {
+	if (!script_repeats(c->result)) {
 		script_check(c->result);
 		script.step++;
 	}
