@@ -67,7 +67,7 @@ static inline bool windows_is_whole(const struct proa_address *address)
 	}
 }
 
-/* file.c: reads from `offset` on, be the handle overlapped or not: bytes, 0 at the
+/* transfer.c: reads from `offset` on, be the handle overlapped or not: bytes, 0 at the
  * end of the file, or an error. Blocks. */
 int32_t windows_read_at(int file, uint64_t offset, void *buffer, uint32_t length);
 
