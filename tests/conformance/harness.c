@@ -215,13 +215,14 @@ void test_warm_up(void)
 	int pair[2];
 
 	/* Winsock, the engine and the thread library keep handles of their own from
-	 * the first use on. */
+	 * the first use on, and ours its list of who has which handle. */
 	CHECK_SYSTEM(posix_pair(pair));
 	warm_up_waits(pair);
+	CHECK_INT(proa_port_open(NULL, &port), 0);
+	CHECK_INT(proa_attach(port, pair[0]), 0);
+	test_close(port);
 	close(pair[0]);
 	close(pair[1]);
-	CHECK_INT(proa_port_open(NULL, &port), 0);
-	test_close(port);
 #endif
 }
 

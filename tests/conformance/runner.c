@@ -4,6 +4,9 @@
 #include "matrix.h"
 #include "posix.h"
 #include "runner.h"
+#ifdef _WIN32
+#	include "windows/blocks.h"
+#endif
 
 #define AT_ONCE  8 /* tests of one engine that run at the same time, at most */
 #define PROFILES 16
@@ -81,13 +84,21 @@ static void run_test(const char *name)
 	/* libc and sanitizers open what they keep before the first count. */
 	test_warm_up();
 	before = descriptors_note(&note);
+#ifdef _WIN32
+	blocks_note();
+#endif
 	test->run();
 	after = descriptors_all();
 #ifdef _WIN32
-	/* Threads of the system's own pool, and their handles, stay for some seconds. */
-	for (int tries = 0; after > before && tries < 100; tries++) {
+	/* Threads of the system's own pool, and their handles, stay for some seconds; a
+	 * look-up that was abandoned has its memory until its thread comes back. */
+	for (int tries = 0; (after > before || blocks_new() > 0) && tries < 100; tries++) {
 		test_sleep(100 * PROA_MILLISECOND);
 		after = descriptors_all();
+	}
+	if (blocks_new() > 0) {
+		blocks_show();
+		test_fail(__FILE__, __LINE__, "%d blocks of memory were not freed", blocks_new());
 	}
 #endif
 	if (after != before) {

@@ -1,6 +1,9 @@
 /* Tasks, what holds for every one of them, and the driver of a seeded run. */
 #include "posix.h"
 #include "random.h"
+#ifdef _WIN32
+#	include "windows/blocks.h"
+#endif
 
 #include <limits.h>
 #include <stdarg.h>
@@ -701,20 +704,46 @@ static int descriptors(void)
 	return posix_handles();
 }
 
-/* Winsock and the engine keep handles of their own from the first use on. */
+/* Winsock and the engine keep handles of their own from the first use on, and the
+ * library its list of who has which handle. */
 static void warm_up(void)
 {
 	struct proa_port *port;
 	int pair[2];
 
 	HOLDS(posix_pair(pair) == 0, "a pair: %s", strerror(errno));
+	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
+	HOLDS(proa_attach(port, pair[0]) == 0, "a socket can't be tied");
+	proa_port_close(port);
 	close(pair[0]);
 	close(pair[1]);
-	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
-	proa_port_close(port);
+}
+
+static void memory_note(void)
+{
+	blocks_note();
+}
+
+static void memory_check(void)
+{
+	/* A look-up that was abandoned has its memory until its thread comes back. */
+	for (int tries = 0; blocks_new() > 0 && tries < 100; tries++)
+		Sleep(100);
+	if (blocks_new() > 0)
+		blocks_show();
+	HOLDS(blocks_new() == 0, "%d blocks of memory were not freed", blocks_new());
 }
 #else
 static void warm_up(void)
+{
+}
+
+/* LeakSanitizer sees to it. */
+static void memory_note(void)
+{
+}
+
+static void memory_check(void)
 {
 }
 
@@ -777,6 +806,7 @@ static void run(const struct world *how, unsigned steps)
 
 	warm_up();
 	before = descriptors();
+	memory_note();
 	world = *how;
 	traced = 0;
 	world.random = mix(world.seed);
@@ -803,6 +833,7 @@ static void run(const struct world *how, unsigned steps)
 	after = descriptors();
 	HOLDS(after == before, "%d descriptors were open before, and %d after", before, after);
 	tasks_free();
+	memory_check();
 	if (world.verbose)
 		fprintf(stderr, "  %llu submitted, %llu completions\n",
 			(unsigned long long)world.serial, (unsigned long long)world.completions);
