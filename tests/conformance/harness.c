@@ -265,7 +265,7 @@ void run_quiet(struct proa_port *port)
 
 /* ---- Recorder ---- */
 
-static uint64_t finals_seen;
+static _Atomic uint64_t finals_seen; /* tests with several threads have a port in each */
 
 void record_init(struct record *record, struct proa_port *port)
 {

@@ -23,25 +23,29 @@ struct test {
 	int rule;
 	const char *clause, *name, *file;
 	int seconds; /* wall-clock limit */
+	bool cold; /* runs once more before, as the first thing of its process */
 	void (*run)(void);
 	struct test *next;
 };
 
 void test_register(struct test *test);
 
-#define TEST_WITHIN(rule_, clause_, name_, seconds_)                                    \
-	static void test_##name_(void);                                                 \
-	__attribute__((constructor)) static void register_##name_(void)                 \
-	{                                                                               \
-		static struct test test = { rule_, clause_, #name_, __FILE__, seconds_, \
-			test_##name_, NULL };                                           \
-		test_register(&test);                                                   \
-	}                                                                               \
+#define TEST_AS(rule_, clause_, name_, seconds_, cold_)                                        \
+	static void test_##name_(void);                                                        \
+	__attribute__((constructor)) static void register_##name_(void)                        \
+	{                                                                                      \
+		static struct test test = { rule_, clause_, #name_, __FILE__, seconds_, cold_, \
+			test_##name_, NULL };                                                  \
+		test_register(&test);                                                          \
+	}                                                                                      \
 	static void test_##name_(void)
+#define TEST_WITHIN(rule, clause, name, seconds) TEST_AS(rule, clause, name, seconds, false)
 
 /* TEST(8, "short sends", send_is_whole) { body }: `name` is unique among all files. */
 #define TEST(rule, clause, name)      TEST_WITHIN(rule, clause, name, 20)
 #define TEST_SLOW(rule, clause, name) TEST_WITHIN(rule, clause, name, 60)
+/* Of what is done once in a process: first where nothing is ready for it yet. */
+#define TEST_COLD(rule, clause, name) TEST_AS(rule, clause, name, 20, true)
 
 /* ---- Checks: the first that fails ends the test ---- */
 

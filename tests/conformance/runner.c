@@ -81,6 +81,8 @@ static void run_test(const char *name)
 	choose_engine(current_profile);
 	if (test == NULL)
 		probe();
+	if (test->cold)
+		test->run();
 	/* libc and sanitizers open what they keep before the first count. */
 	test_warm_up();
 	before = descriptors_note(&note);

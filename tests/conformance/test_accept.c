@@ -231,26 +231,30 @@ TEST(13, "multishot", two_on_one_listener)
 	test_close(port);
 }
 
-TEST(13, "aborted", connections_that_are_gone)
+/* Of several whose client has reset them, the last lives: its socket. */
+static int last_that_lives(const struct proa_address *address)
 {
-	enum { CLIENTS = 20 };
-	struct proa_port *port = test_port();
-	struct proa_address address;
-	proa_handle listener = listen_here(port, &address);
-	struct accepting accepting;
-	int last;
-
-	for (int i = 0; i < CLIENTS; i++) {
-		int client = tcp_connect_to(&address);
+	for (int i = 0; i < 20; i++) {
+		int client = tcp_connect_to(address);
 
 		reset_on_close(client);
 		close(client);
 	}
-	last = tcp_connect_to(&address);
+	return tcp_connect_to(address);
+}
+
+/* Linux hands out reset connections, other systems skip them; neither is an error, and
+ * the living one is there. */
+TEST(13, "aborted", connections_that_are_gone)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	proa_handle listener = listen_here(port, &address);
+	struct accepting accepting;
+	int last = last_that_lives(&address);
+
 	accepting_init(&accepting, port);
 	accepting_start(&accepting, listener);
-	/* Linux hands out reset connections, other systems skip them; neither
-	 * is an error, and the living one is there. */
 	RUN_UNTIL(port, accepting.count >= 1);
 	run_quiet(port);
 	CHECK_INT(accepting.errors, 0);
@@ -258,6 +262,40 @@ TEST(13, "aborted", connections_that_are_gone)
 	check_connected(port, accepting.handles[accepting.count - 1], last);
 	accepting_end(&accepting);
 	accepting_close(&accepting);
+	close(last);
+	close_handle(port, listener);
+	test_close(port);
+}
+
+/* Which of a listener's connections is this one's? */
+static bool is_connection_of(proa_handle ours, int peer)
+{
+	struct proa_address theirs, its;
+	socklen_t length = sizeof(its.to);
+
+	CHECK_SYSTEM(getsockname(peer, &its.to.any, &length));
+	its.length = length;
+	return proa_peer_address(ours, &theirs) == 0 && same_address(&theirs, &its);
+}
+
+TEST(13, "aborted", single_accepts_of_what_is_gone)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	proa_handle listener = listen_here(port, &address);
+	int last = last_that_lives(&address);
+	struct record accept;
+	bool living = false;
+
+	record_init(&accept, port);
+	while (!living) {
+		proa_prep_accept(&accept.op, listener, NULL, 0);
+		CHECK(record_run(&accept) >= 0);
+		living = is_connection_of(accept.last, last);
+		if (living)
+			check_connected(port, accept.last, last);
+		close_handle(port, accept.last);
+	}
 	close(last);
 	close_handle(port, listener);
 	test_close(port);
