@@ -102,6 +102,11 @@ else
 fi
 check 'each header alone' headers_alone
 check 'exported names' exports_its_own
+if reason=$("$source/tests/windows/msvc.sh" --can); then
+	check "MSVC's rules" "$source/tests/windows/msvc.sh"
+else
+	skip "MSVC's rules" "$reason"
+fi
 if [ -f "$source/README.md" ]; then
 	check "the README's first program" readme_program
 else
