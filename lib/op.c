@@ -146,9 +146,31 @@ void op_begin(struct proa_port *port, struct proa_op *op)
 		op_end(port, op, error, 0);
 }
 
+/* Has the socket had its connect, or is one under way? */
+static bool has_connect(const struct handle *handle)
+{
+	const struct proa_op *op = handle->others;
+
+	if (handle->state & HANDLE_DEAD)
+		return true;
+	if (op == NULL)
+		return false;
+	do {
+		if (op->kind_ == PROA_OP_CONNECT && op->state_ != OP_LINKED)
+			return true;
+		op = flight(op)->next;
+	} while (op != handle->others);
+	return false;
+}
+
 /* What the handle, which it acts on, is not good for. */
 static int op_check_handle(const struct proa_op *op, const struct handle *handle)
 {
+	/* The system's answer to a second one depends on how far the first has come. */
+	if (op->kind_ == PROA_OP_CONNECT && handle->type != HANDLE_DATAGRAM && has_connect(handle))
+		return PROA_EISCONN;
+	if (handle->type == HANDLE_DATAGRAM && op->kind_ == PROA_OP_SENDFILE)
+		return PROA_EINVAL; /* a datagram has no parts */
 	if ((op->kind_ == PROA_OP_RECV || op->kind_ == PROA_OP_RECVFROM) && op->length_ == 0 &&
 		handle->type != HANDLE_DATAGRAM)
 		return PROA_EINVAL; /* 0 would read as the end of the stream */
@@ -177,6 +199,11 @@ static int op_check(const struct proa_op *op, const struct handle *handle)
 			return PROA_EINVAL;
 	if (op_borrows(op) && (op->flags_ & (PROA_ALL | PROA_PEEK)))
 		return PROA_EINVAL; /* what is lent is taken, as much as came */
+	if ((op->kind_ == PROA_OP_RECVFROM || op->kind_ == PROA_OP_RECVMSG) &&
+		(op->flags_ & PROA_ALL))
+		return PROA_EINVAL; /* they receive once: a second time has another sender */
+	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_ALL) && (op->flags_ & PROA_PEEK))
+		return PROA_EINVAL; /* what is left there is looked at once */
 	if (op_borrows(op) && op->buffer_ == NULL)
 		return PROA_EINVAL;
 	return handle != NULL && (kind & K_HANDLE) ? op_check_handle(op, handle) : 0;

@@ -868,7 +868,7 @@ static void check_dead(struct proa_port *port, proa_handle handle, const struct 
 	proa_prep_recv(&record.op, handle, &byte, 1, 0);
 	CHECK(record_run(&record) < 0);
 	proa_prep_connect(&record.op, handle, to, 0);
-	CHECK(record_run(&record) < 0);
+	CHECK_INT(record_run(&record), PROA_EISCONN);
 	proa_prep_shutdown(&record.op, handle);
 	CHECK(record_run(&record) < 0);
 	close_handle(port, handle);
@@ -897,8 +897,113 @@ TEST(16, "connect", connects)
 	check_connected(port, handle, peer);
 	/* Once is enough; and the mistake does not hurt the connection. */
 	proa_prep_connect(&record.op, handle, &address, 0);
-	CHECK(record_run(&record) < 0);
+	CHECK_INT(record_run(&record), PROA_EISCONN);
+	check_connected(port, handle, peer);
 	close(peer);
+	close(listener);
+	close_handle(port, handle);
+	test_close(port);
+}
+
+/* Submitted together: what comes of the second does not hang on how far the first is. */
+TEST(16, "connect once", two_connects_at_once)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address, nowhere;
+	int listener = tcp_listener(5, &address), peer;
+	struct record records[3];
+	proa_handle handle;
+
+	refusing(&nowhere);
+	for (int way = 0; way < 3; way++) {
+		handle = socket_like(port, &address);
+		for (int i = 0; i < 3; i++) {
+			record_init(&records[i], port);
+			proa_prep_connect(&records[i].op, handle,
+				(way == 1) == (i == 0) ? &nowhere : &address, 0);
+		}
+		for (int i = 0; i < (way == 2 ? 3 : 2); i++)
+			record_submit(&records[i]);
+		for (int i = 0; i < (way == 2 ? 3 : 2); i++)
+			RUN_UNTIL(port, records[i].finals == 1);
+		CHECK_INT(records[0].last, way == 1 ? PROA_ECONNREFUSED : 0);
+		CHECK_INT(records[1].last, PROA_EISCONN);
+		if (way == 2)
+			CHECK_INT(records[2].last, PROA_EISCONN);
+		if (way == 1) {
+			check_dead(port, handle, &address);
+			continue;
+		}
+		peer = CHECK_SYSTEM(accept(listener, NULL, NULL));
+		check_connected(port, handle, peer);
+		close(peer);
+		close_handle(port, handle);
+	}
+	close(listener);
+	test_close(port);
+}
+
+/* Makes room: the fillers, too, still try to come in. */
+static bool drained(int listener)
+{
+	int fd;
+
+	while ((fd = accept(listener, NULL, NULL)) >= 0)
+		close(fd);
+	return true;
+}
+
+/* The first is still under way: the second neither waits for it nor ends it. */
+TEST_SLOW(16, "connect once", connect_behind_one_that_hangs)
+{
+	struct proa_port *port = test_port();
+	struct record first, second;
+	struct hole hole;
+	proa_handle handle;
+
+	dig_hole(&hole);
+	handle = socket_like(port, &hole.address);
+	record_init(&first, port);
+	record_init(&second, port);
+	proa_prep_connect(&first.op, handle, &hole.address, 0);
+	record_submit(&first);
+	run_for(port, 30 * PROA_MILLISECOND);
+	CHECK_INT(first.finals, 0);
+	for (int i = 0; i < 2; i++) {
+		proa_prep_connect(&second.op, handle, &hole.address, 0);
+		CHECK_INT(record_run(&second), PROA_EISCONN);
+		CHECK_INT(first.finals, 0);
+	}
+	CHECK_SYSTEM(fcntl(hole.listener, F_SETFL, O_NONBLOCK));
+	/* The next SYN, a second after the first, gets through. */
+	RUN_UNTIL(port, drained(hole.listener) && first.finals == 1);
+	CHECK_INT(first.last, 0);
+	proa_prep_send(&first.op, handle, "x", 1, 0);
+	CHECK_INT(record_run(&first), 1);
+	close_handle(port, handle);
+	fill_hole(&hole);
+	test_close(port);
+}
+
+/* A chain's later connect is not under way, and does not keep the first from being. */
+TEST(16, "connect once", connect_in_a_chain)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(5, &address);
+	proa_handle handle = socket_like(port, &address);
+	struct record records[3];
+
+	for (int i = 0; i < 3; i++)
+		record_init(&records[i], port);
+	proa_prep_timer(&records[0].op, 20 * PROA_MILLISECOND);
+	proa_prep_connect(&records[1].op, handle, &address, 0);
+	proa_link(&records[0].op, &records[1].op, recorded);
+	record_submit(&records[0]);
+	proa_prep_connect(&records[2].op, handle, &address, 0);
+	CHECK_INT(record_run(&records[2]), 0);
+	RUN_UNTIL(port, records[1].finals == 1);
+	CHECK_INT(records[1].last, PROA_EISCONN);
 	close(listener);
 	close_handle(port, handle);
 	test_close(port);
@@ -936,7 +1041,6 @@ TEST_SLOW(16, "connect", given_up)
 		proa_handle handle;
 		struct record record;
 		int64_t since, took;
-		int fd;
 
 		dig_hole(&hole);
 		handle = socket_like(port, &hole.address);
@@ -960,8 +1064,7 @@ TEST_SLOW(16, "connect", given_up)
 		/* Now there is room, and Linux's next SYN (a second later at
 		 * most) would connect the socket after all. */
 		CHECK_SYSTEM(fcntl(hole.listener, F_SETFL, O_NONBLOCK));
-		while ((fd = accept(hole.listener, NULL, NULL)) >= 0)
-			close(fd);
+		drained(hole.listener);
 		if (way == 2)
 			run_for(port, 1200 * PROA_MILLISECOND);
 		check_dead(port, handle, &hole.address);

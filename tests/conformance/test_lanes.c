@@ -288,6 +288,37 @@ TEST(8, "receives", messages_at_the_end_of_a_stream)
 	test_close(port);
 }
 
+/* Who asks for all must not get a part: what can't give all refuses. */
+TEST(8, "receives", all_is_for_plain_receives)
+{
+	struct proa_port *port = test_port();
+	char room[8];
+	struct proa_slice slice = SLICE(room, sizeof(room));
+	struct proa_message message = { .slices = &slice, .slice_count = 1 };
+	struct record record;
+
+	record_init(&record, port);
+	FOR_STREAMS(maker)
+	{
+		struct ends ends = maker->make(false);
+
+		peer_write(ends.peer, "abcd", 4);
+		proa_prep_recvfrom(&record.op, ends.ours, room, 4, NULL, PROA_ALL);
+		CHECK_INT(record_run(&record), PROA_EINVAL);
+		proa_prep_recvmsg(&record.op, ends.ours, &message, PROA_ALL);
+		CHECK_INT(record_run(&record), PROA_EINVAL);
+		proa_prep_recv(&record.op, ends.ours, room, 4, PROA_ALL | PROA_PEEK);
+		CHECK_INT(record_run(&record), PROA_EINVAL);
+		/* The refused have taken nothing. */
+		proa_prep_recv(&record.op, ends.ours, room, 4, PROA_ALL);
+		CHECK_INT(record_run(&record), 4);
+		CHECK(memcmp(room, "abcd", 4) == 0);
+		close_handle(port, ends.ours);
+		close(ends.peer);
+	}
+	test_close(port);
+}
+
 TEST(8, "lengths", length_out_of_range)
 {
 	struct proa_port *port = test_port();

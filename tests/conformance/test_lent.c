@@ -2198,6 +2198,30 @@ TEST(12, "connected", connected_datagram_socket)
 	test_close(port);
 }
 
+/* A datagram socket has no connection: to connect it again is to choose another. */
+TEST(12, "connected", datagram_socket_connects_again)
+{
+	struct proa_port *port = test_port();
+	struct proa_address there[2];
+	int peers[2] = { udp_peer(AF_INET, &there[0]), udp_peer(AF_INET, &there[1]) };
+	proa_handle ours;
+	char bytes[8];
+	struct record record;
+
+	record_init(&record, port);
+	CHECK_INT(proa_socket(port, &there[0], PROA_DATAGRAM, &ours), 0);
+	for (int i = 0; i < 2; i++) {
+		proa_prep_connect(&record.op, ours, &there[i], 0);
+		CHECK_INT(record_run(&record), 0);
+		proa_prep_send(&record.op, ours, "abc", 3, 0);
+		CHECK_INT(record_run(&record), 3);
+		CHECK_INT(recv(peers[i], bytes, sizeof(bytes), 0), 3);
+		close(peers[i]);
+	}
+	close_handle(port, ours);
+	test_close(port);
+}
+
 /* Nobody there any more: the refusal comes as a completion. */
 TEST(12, "connected", connected_datagram_socket_is_refused)
 {
@@ -2219,6 +2243,48 @@ TEST(12, "connected", connected_datagram_socket_is_refused)
 	proa_prep_recv(&record.op, ours, bytes, sizeof(bytes), 0);
 	CHECK_INT(record_run(&record), PROA_ECONNREFUSED);
 	close_handle(port, ours);
+	test_close(port);
+}
+
+/* Ops that take several steps are for streams: nothing is sent, or taken, in part. */
+TEST(12, "boundaries", datagrams_have_no_parts)
+{
+	struct proa_port *port = test_port();
+	struct proa_address here, there;
+	proa_handle ours = udp_ours(port, "127.0.0.1:0", &here);
+	int peer = udp_peer(AF_INET, &there);
+	int file = CHECK_SYSTEM(open(test_path("range"), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+	struct proa_range range = { file, 0, 3 };
+	char bytes[8];
+	struct proa_slice slice = SLICE(bytes, sizeof(bytes));
+	struct proa_message message = { .slices = &slice, .slice_count = 1 };
+	struct record record;
+
+	peer_write(file, "abc", 3);
+	record_init(&record, port);
+	proa_prep_connect(&record.op, ours, &there, 0);
+	CHECK_INT(record_run(&record), 0);
+	udp_send(peer, "one", 3, &here);
+	for (int empty = 0; empty < 2; empty++) {
+		range.length = empty ? 0 : 3;
+		proa_prep_sendfile(&record.op, ours, &range, 0);
+		CHECK_INT(record_run(&record), PROA_EINVAL);
+		CHECK_INT(proa_op_count(&record.op), 0);
+	}
+	proa_prep_recvfrom(&record.op, ours, bytes, sizeof(bytes), NULL, PROA_ALL);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_recvmsg(&record.op, ours, &message, PROA_ALL);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	/* Nothing went out, nothing was taken. */
+	proa_prep_recv(&record.op, ours, bytes, sizeof(bytes), PROA_ALL);
+	CHECK_INT(record_run(&record), 3);
+	proa_prep_send(&record.op, ours, "last", 4, 0);
+	CHECK_INT(record_run(&record), 4);
+	CHECK_INT(recv(peer, bytes, sizeof(bytes), 0), 4);
+	CHECK(memcmp(bytes, "last", 4) == 0);
+	close(file);
+	close_handle(port, ours);
+	close(peer);
 	test_close(port);
 }
 
