@@ -49,6 +49,16 @@ struct end *end_any(void)
 	return NULL;
 }
 
+/* What wine does otherwise than Windows is let pass, where it is known. */
+static bool on_wine(void)
+{
+#ifdef _WIN32
+	return posix_is_wine();
+#else
+	return false;
+#endif
+}
+
 /* ---- making pairs ----------------------------------------------------------- */
 
 static struct channel *channel_new(struct end *from, struct end *to, bool exact)
@@ -530,17 +540,6 @@ static void check_bytes(struct task *task, const unsigned char *bytes, uint64_t 
 		channel->read += length;
 }
 
-/* Wine may tell a receive of a reset before the bytes that came ahead of it: they are
- * there for the next. Windows drops them. */
-static bool bytes_follow_resets(void)
-{
-#ifdef _WIN32
-	return posix_is_wine();
-#else
-	return false;
-#endif
-}
-
 /* End of stream, or an error that is the connection's. */
 static void judge_end(struct task *task, int32_t result)
 {
@@ -558,7 +557,9 @@ static void judge_end(struct task *task, int32_t result)
 					      (channel->is_exact || !end_gone(channel->from));
 		channel->has_ended = true;
 	} else if (result == PROA_EPIPE || result == PROA_ECONNRESET || result == PROA_ENOTCONN) {
-		channel->has_ended = !system_fails() && !bytes_follow_resets();
+		/* Wine may tell a receive of a reset before the bytes that came ahead of
+		 * it: they are there for the next. Windows drops them. */
+		channel->has_ended = !system_fails() && !on_wine();
 	}
 }
 
@@ -798,6 +799,21 @@ static bool is_finished(const struct end *end)
 	       end->out->owner == NULL;
 }
 
+/* Under wine 8 a TransmitFile() that waits for room never ends when the peer closes. */
+static void help_wine(struct end *end)
+{
+	struct task *task;
+
+	if (!end->peer->is_closed || !on_wine() || strcmp(world.engine, "iocp") != 0)
+		return;
+	FOR_TASKS(task)
+	if (task->end == end && task->is_send && task->range != NULL &&
+		clock_ns() - task->submitted > 2 * PROA_SECOND) {
+		cancel_end(end);
+		return;
+	}
+}
+
 bool streams_finish(void)
 {
 	bool goes_on = false;
@@ -810,6 +826,7 @@ bool streams_finish(void)
 		goes_on = true;
 		if (end_gone(end))
 			continue;
+		help_wine(end);
 		finish_reading(end);
 		finish_writing(end);
 		if (is_finished(end))
