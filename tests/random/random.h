@@ -94,6 +94,7 @@ bool chance(unsigned percent);
 /* With the faults of tests/fault (RANDOM_FAULTS is set) the system's errors have no
  * reason that the model could know, and no end of a stream follows from them. */
 bool system_fails(void);
+#define EXIT_HANGS 4 /* of a process whose program does not come to an end */
 #ifdef __MINGW_PRINTF_FORMAT
 #	define RANDOM_PRINTF __MINGW_PRINTF_FORMAT
 #else
