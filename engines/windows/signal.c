@@ -21,8 +21,8 @@
 
 static struct proa_op *listeners[NUMBER_LAST + 1]; /* through flight()->is.behind */
 static thread_mutex lock = THREAD_MUTEX; /* of the table */
-static thread_once_flag install_once = THREAD_ONCE;
-static int install_error;
+static thread_mutex install_lock = THREAD_MUTEX;
+static bool installed;
 
 /* ---- the handler -------------------------------------------------------------------- */
 
@@ -77,15 +77,21 @@ BOOL WINAPI windows_console_event(DWORD event)
 	return TRUE;
 }
 
-static void install(void)
+/* 0 or an error; then the next op tries again. */
+static int install(void)
 {
 	HMODULE ours;
+	int error = 0;
 
-	if (!GetModuleHandleExW(
-		    GET_MODULE_HANDLE_EX_FLAG_PIN | GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
-		    (const WCHAR *)(const void *)&lock, &ours) ||
-		!SetConsoleCtrlHandler(windows_console_event, TRUE))
-		install_error = windows_error();
+	mutex_lock(&install_lock);
+	if (!installed && (!GetModuleHandleExW(GET_MODULE_HANDLE_EX_FLAG_PIN |
+						       GET_MODULE_HANDLE_EX_FLAG_FROM_ADDRESS,
+				   (const WCHAR *)(const void *)&lock, &ours) ||
+				  !SetConsoleCtrlHandler(windows_console_event, TRUE)))
+		error = windows_error();
+	installed = error == 0;
+	mutex_unlock(&install_lock);
+	return error;
 }
 
 /* ---- ops ------------------------------------------------------------------------------ */
@@ -99,13 +105,14 @@ static bool exists(uint64_t number)
 int signal_begin(struct proa_port *port, struct proa_op *op)
 {
 	struct proa_op **link;
+	int error;
 
 	(void)port;
 	if (!exists(op->argument_))
 		return PROA_EINVAL;
-	thread_once(&install_once, install);
-	if (install_error < 0)
-		return install_error;
+	error = install();
+	if (error < 0)
+		return error;
 	flight(op)->is.behind = NULL;
 	mutex_lock(&lock);
 	for (link = &listeners[op->argument_]; *link != NULL;)
