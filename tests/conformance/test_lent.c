@@ -1,5 +1,6 @@
 /* Rules 11 and 12: buffers that receives lend, and datagrams. */
 #include "harness.h"
+#include "control.h"
 #include "posix.h"
 
 static struct proa_pool *open_pool(
@@ -2531,6 +2532,49 @@ TEST(12, "messages", message_knows_its_sender)
 	CHECK_INT(record.last, 3);
 	CHECK(same_address(&message.peer, &there));
 	slice.length = 3;
+	proa_prep_sendmsg(&record.op, ours, &message, 0);
+	CHECK_INT(record_run(&record), 3);
+	CHECK_INT(recv(peer, bytes, sizeof(bytes), 0), 3);
+	close_handle(port, ours);
+	close(peer);
+	test_close(port);
+}
+
+TEST(12, "messages", datagrams_carry_control_data)
+{
+	struct proa_port *port = test_port();
+	struct proa_address here, there;
+	proa_handle ours = udp_ours(port, "127.0.0.1:0", &here);
+	int peer = udp_peer(AF_INET, &there);
+	char bytes[10];
+	struct proa_slice slice = SLICE(bytes, sizeof(bytes));
+	union control control;
+	struct proa_message message = { .slices = &slice, .slice_count = 1, .control = &control };
+	struct record record;
+
+	if (getenv("TEST_QEMU_USER") != NULL)
+		SKIP("qemu-user does not translate IP_PKTINFO");
+	CHECK_SYSTEM(control_ask((int)ours));
+	record_init(&record, port);
+	/* The first waits; what the second is for is there; the third is cut. */
+	for (int i = 0; i < 3; i++) {
+		memset(&control, 0, sizeof(control));
+		message.control_length = sizeof(control);
+		proa_prep_recvmsg(&record.op, ours, &message, 0);
+		if (i > 0)
+			udp_send(peer, "abcdefghijkl", i == 2 ? 12 : 3, &here);
+		record_submit(&record);
+		if (i == 0)
+			udp_send(peer, "abc", 3, &here);
+		RUN_UNTIL(port, record.finals == 1);
+		CHECK_INT(record.last, i == 2 ? PROA_EMSGSIZE : 3);
+		CHECK_INT(proa_op_count(&record.op), i == 2 ? 10 : 3);
+		CHECK_INT(memcmp(bytes, "abcdefghij", i == 2 ? 10 : 3), 0);
+		CHECK(same_address(&message.peer, &there));
+		CHECK(control_tells(&control, message.control_length));
+	}
+	slice.length = 3;
+	message.control_length = control_fill(&control);
 	proa_prep_sendmsg(&record.op, ours, &message, 0);
 	CHECK_INT(record_run(&record), 3);
 	CHECK_INT(recv(peer, bytes, sizeof(bytes), 0), 3);
