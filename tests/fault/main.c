@@ -39,6 +39,7 @@ const struct body bodies[] = {
 	{ "echo_small_pool", body_echo_small_pool, NULL },
 	{ "mail", body_mail, NULL },
 	{ "datagrams", body_datagrams, NULL },
+	{ "control", body_control, NULL },
 	{ "flush", body_flush, NULL },
 	{ "foreign_sockets", body_foreign_sockets, NULL },
 	{ "foreign_pipe", body_foreign_pipe, NULL },
@@ -53,7 +54,8 @@ const struct body bodies[] = {
 	{ "jobs", body_jobs, NULL },
 	{ "resolve", body_resolve, NULL },
 	{ "processes", body_processes, NULL },
-	ON_UNIX(signals, "there are no signals to raise"),
+	{ "kill", body_kill, NULL },
+	{ "signals", body_signals, NULL },
 	ON_UNIX(fork, "there is no fork"),
 	ON_UNIX(outer_loop, "a port has no descriptor"),
 };
@@ -283,7 +285,8 @@ static void fail_site(const struct body *body, const struct counted *counted, un
  * preparations are among them. */
 static bool has_first_cases(const struct body *body)
 {
-	return wishes.longer || body->run == body_echo || body->run == body_files;
+	return wishes.longer || body->run == body_echo || body->run == body_files ||
+	       body->run == body_signals;
 }
 
 static void fail_in_turn(const struct body *body, const struct counted *counted)

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "control.h"
 #include "posix.h"
 
 /* Two ends of a stream of the program's own, that block. */
@@ -507,6 +508,72 @@ void body_datagrams(void)
 				sizeof post.out[i] - (size_t)i * 20, &post.to, 0);
 			task_go(task, NULL);
 		}
+	}
+	body_close();
+	proa_pool_close(post.pool);
+}
+
+/* ---- datagrams with control data ------------------------------------------------------ */
+
+static struct {
+	union control out, in;
+	struct proa_slice sent, room;
+	struct proa_message to, from;
+	unsigned char bytes[2][64];
+} note;
+
+static void note_came(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	check_bytes("a note", note.bytes[1], (size_t)c->result, 0);
+	if (c->result != sizeof note.bytes[0])
+		wrong("a note of %d bytes", c->result);
+	if (!control_tells(&note.in, note.from.control_length))
+		wrong("a note that does not say where it came to");
+}
+
+/* The first waits for it; for the second it is there already. */
+static void note_pass(proa_handle from, proa_handle to, bool waits)
+{
+	struct task *receiver = task_new(), *sender = task_new();
+
+	memset(&note.in, 0, sizeof note.in);
+	note.room = (struct proa_slice) { .data = note.bytes[1], .length = sizeof note.bytes[1] };
+	note.from = (struct proa_message) { .slices = &note.room,
+		.slice_count = 1,
+		.control = &note.in,
+		.control_length = sizeof note.in };
+	note.sent = (struct proa_slice) { .data = note.bytes[0], .length = sizeof note.bytes[0] };
+	note.to.slices = &note.sent;
+	note.to.slice_count = 1;
+	note.to.control = &note.out;
+	note.to.control_length = control_fill(&note.out);
+	proa_prep_recvmsg(&receiver->op, to, &note.from, 0);
+	proa_prep_sendmsg(&sender->op, from, &note.to, 0);
+	if (waits)
+		task_go(receiver, note_came);
+	task_go(sender, NULL);
+	if (!waits)
+		body_run();
+	if (!waits && !given_up())
+		task_go(receiver, note_came);
+	body_run();
+}
+
+void body_control(void)
+{
+	fill(note.bytes[0], sizeof note.bytes[0], 0);
+	post.pool = NULL;
+	if (!body_open(NULL))
+		return;
+	if (post_open()) {
+		if (control_ask((int)post.sockets[1]) < 0)
+			wrong("a socket that can't tell where datagrams come to");
+		note.to.peer = post.to;
+		note_pass(post.sockets[0], post.sockets[1], true);
+		if (!given_up())
+			note_pass(post.sockets[0], post.sockets[1], false);
 	}
 	body_close();
 	proa_pool_close(post.pool);

@@ -9,6 +9,10 @@
 
 #include "posix.h"
 
+#ifdef _WIN32
+#	include "engines/windows/signal.h"
+#endif
+
 #define FILE_BYTES 300000
 
 static struct {
@@ -495,38 +499,169 @@ void body_processes(void)
 	reap();
 }
 
-#ifndef _WIN32 /* main.c says why */
+/* ---- the end of a child, by us ---------------------------------------------------------------------- */
+
+#ifdef _WIN32
+#	define KILLED_BY 15
+
+/* One that does nothing, for it does not begin. */
+static proa_process idler_start(void)
+{
+	STARTUPINFOA start = { .cb = sizeof start };
+	PROCESS_INFORMATION made;
+	char program[MAX_PATH];
+
+	GetModuleFileNameA(NULL, program, sizeof program);
+	if (!CreateProcessA(
+		    program, NULL, NULL, NULL, FALSE, CREATE_SUSPENDED, NULL, NULL, &start, &made))
+		wrong("no process");
+	CloseHandle(made.hThread);
+	return (proa_process)made.hProcess;
+}
+
+static void idler_end(proa_process process)
+{
+	TerminateProcess((HANDLE)process, 1);
+}
+#else
+#	define KILLED_BY SIGTERM
+
+static proa_process idler_start(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		wrong("no process");
+	if (pid == 0) {
+		signal(SIGTERM, SIG_DFL);
+		for (;;)
+			pause();
+	}
+	return pid;
+}
+
+static void idler_end(proa_process process)
+{
+	kill((pid_t)process, SIGKILL);
+}
+#endif
+
+static void idler_ended(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	child.reaped = true;
+	if (child.end.signal != KILLED_BY && !has_erred())
+		wrong("a child that was killed ended with %u, %d", child.end.code,
+			child.end.signal);
+}
+
+void body_kill(void)
+{
+	struct task *task;
+
+	memset(&child, 0, sizeof child);
+	if (!body_open(NULL))
+		return;
+	child.process = idler_start();
+	task = task_new();
+	proa_prep_child(&task->op, child.process, &child.end);
+	task_go(task, idler_ended);
+	if (erred("proa_kill", proa_kill(child.process, KILLED_BY)))
+		idler_end(child.process);
+	body_close();
+	reap();
+}
+
+/* ---- signals ------------------------------------------------------------------------------------------ */
+
+#ifdef _WIN32
+#	define SIGNAL 21 /* SIGBREAK */
+#else
+#	define SIGNAL SIGUSR1
+#endif
 
 static void signalled(struct task *task, const struct proa_completion *c)
 {
 	if (!task_fine(task, c, true))
 		return;
-	if (c->result != SIGUSR1)
+	if (c->result != SIGNAL)
 		wrong("signal %d", c->result);
 	proa_cancel(&task->op);
 }
 
-void body_signals(void)
+#ifdef _WIN32
+
+static void signals_ignore(void)
+{
+}
+
+/* There may be no console: as the system would, on a thread of its own. */
+static void *console_event(void *unused)
+{
+	(void)unused;
+	windows_console_event(CTRL_BREAK_EVENT);
+	return NULL;
+}
+
+static void signal_raise(void)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, console_event, NULL) != 0)
+		wrong("no thread");
+	pthread_join(thread, NULL);
+}
+
+static void signals_check(void)
+{
+	if (windows_console_event(CTRL_BREAK_EVENT))
+		wrong("a signal is told to somebody who is gone");
+}
+
+#else
+
+static void signals_ignore(void)
+{
+	signal(SIGNAL, SIG_IGN);
+}
+
+static void signal_raise(void)
+{
+	raise(SIGNAL);
+}
+
+static void signals_check(void)
 {
 	struct sigaction now;
+
+	if (sigaction(SIGNAL, NULL, &now) < 0 || now.sa_handler != SIG_IGN)
+		erred("the signal's disposition", PROA_EINVAL);
+}
+
+#endif
+
+void body_signals(void)
+{
 	struct task *task;
 
-	signal(SIGUSR1, SIG_IGN);
+	signals_ignore();
 	if (!body_open(NULL))
 		return;
 	for (int i = 0; i < 2; i++) {
 		task = task_new();
-		proa_prep_signal(&task->op, SIGUSR1);
+		proa_prep_signal(&task->op, SIGNAL);
 		task_go(task, signalled);
 	}
 	proa_run_once(port, 0);
 	if (has_erred())
 		give_up();
-	raise(SIGUSR1);
+	signal_raise();
 	body_close();
-	if (sigaction(SIGUSR1, NULL, &now) < 0 || now.sa_handler != SIG_IGN)
-		erred("the signal's disposition", PROA_EINVAL);
+	signals_check();
 }
+
+#ifndef _WIN32 /* main.c says why */
 
 /* ---- fork ------------------------------------------------------------------------------------------- */
 
