@@ -22,8 +22,11 @@
 
 #include "fault.h"
 
-#define SITE(name, ...)                                                      \
-	static struct fault_site site = { name, { __VA_ARGS__ }, 0, false }; \
+#define SITE_OF(variable, name, ...)                                             \
+	static struct fault_site variable = { name, { __VA_ARGS__ }, 0, false }; \
+	FAULT_LISTED("m", variable##_listed, &variable)
+#define SITE(name, ...)                   \
+	SITE_OF(site, name, __VA_ARGS__); \
 	int how = fault_here(&site)
 
 /* One call. FAILED is what it then returns. */
@@ -144,8 +147,7 @@ NTSTATUS WINAPI faulty_NtQueryInformationFile(
 NTSTATUS WINAPI faulty_NtQueryInformationFile(
 	HANDLE file, PIO_STATUS_BLOCK io, PVOID out, ULONG size, FILE_INFORMATION_CLASS which)
 {
-	static struct fault_site site = { "NtQueryInformationFile", { ERROR_NO_SYSTEM_RESOURCES },
-		0, false };
+	SITE_OF(site, "NtQueryInformationFile", ERROR_NO_SYSTEM_RESOURCES);
 	int how = (int)which == FILE_NOTIFICATION_MODES ? fault_here(&site) : 0;
 
 	return how != 0 ? STATUS_INSUFFICIENT_RESOURCES
@@ -221,9 +223,8 @@ int WINAPI faulty_WSAStartup(WORD version, LPWSADATA data)
 int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags);
 int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags)
 {
-	static struct fault_site site = { "recv",
-		{ FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAETIMEDOUT }, 0, false };
-	static struct fault_site drain = { "recv_wake", { WSAENOBUFS }, 0, false };
+	SITE_OF(site, "recv", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAETIMEDOUT);
+	SITE_OF(drain, "recv_wake", WSAENOBUFS);
 	int how = fault_here(length == WAKE_READ ? &drain : &site);
 
 	if (how == FAULT_SHORT)
@@ -234,9 +235,8 @@ int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags)
 int WINAPI faulty_send(SOCKET s, const char *from, int length, int flags);
 int WINAPI faulty_send(SOCKET s, const char *from, int length, int flags)
 {
-	static struct fault_site site = { "send",
-		{ FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAECONNABORTED }, 0, false };
-	static struct fault_site wake = { "send_wake", { WSAENOBUFS }, 0, false };
+	SITE_OF(site, "send", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAECONNABORTED);
+	SITE_OF(wake, "send_wake", WSAENOBUFS);
 	int how = fault_here(length == WAKE_WRITTEN ? &wake : &site);
 
 	if (how == FAULT_SHORT)
@@ -446,7 +446,7 @@ CALL_BOOL(DuplicateHandle,
 BOOL WINAPI faulty_SetFilePointerEx(HANDLE file, LARGE_INTEGER to, PLARGE_INTEGER now, DWORD from);
 BOOL WINAPI faulty_SetFilePointerEx(HANDLE file, LARGE_INTEGER to, PLARGE_INTEGER now, DWORD from)
 {
-	static struct fault_site site = { "SetFilePointerEx", { ERROR_IO_DEVICE }, 0, false };
+	SITE_OF(site, "SetFilePointerEx", ERROR_IO_DEVICE);
 	int how = from == FILE_BEGIN ? 0 : fault_here(&site);
 
 	if (how == 0)

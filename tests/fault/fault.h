@@ -72,6 +72,13 @@ unsigned faults_come(void);
 
 /* The sites that have been called since the process began. */
 unsigned faults_sites(struct fault_site **out, unsigned most);
+/* All that there are, called or not, where the linker lists them: on Windows. */
+unsigned faults_all(struct fault_site **out, unsigned most);
+#ifdef _WIN32
+#	define FAULT_LISTED(place, name, at)        \
+		static struct fault_site *const name \
+			__attribute__((section(".fault$" place), used)) = at
+#endif
 /* Blocks that the library has not freed. */
 long faults_blocks(void);
 void faults_block(int more);

@@ -232,6 +232,39 @@ static void await_cases(void)
 			settle_one();
 }
 
+static const char *called[SITES_MOST];
+static unsigned called_count;
+
+static bool is_called(const char *name)
+{
+	for (unsigned i = 0; i < called_count; i++)
+		if (strcmp(called[i], name) == 0)
+			return true;
+	return false;
+}
+
+static void note_called(const struct counted *counted)
+{
+	for (unsigned i = 0; i < counted->site_count; i++)
+		if (!is_called(counted->sites[i].name) && called_count < SITES_MOST)
+			called[called_count++] = strdup(counted->sites[i].name);
+}
+
+/* Calls that can be made to fail, and that no body has made on any engine. */
+static void tell_uncalled(void)
+{
+	struct fault_site *sites[2 * SITES_MOST];
+	unsigned count = faults_all(sites, 2 * SITES_MOST);
+
+	if (wishes.engine != NULL || wishes.body != NULL)
+		return;
+	for (unsigned i = 0; i < count; i++)
+		if (!is_called(sites[i]->name)) {
+			printf("FAILED no body calls for %s\n", sites[i]->name);
+			failed++;
+		}
+}
+
 /* Without faults: what is called, and what is left. */
 static bool count_calls(const struct body *body, struct counted *out)
 {
@@ -244,6 +277,7 @@ static bool count_calls(const struct body *body, struct counted *out)
 	slots[0].busy = false;
 	*out = *slots[0].counted;
 	expected = out->left;
+	note_called(out);
 	if (how[0] == '\0')
 		return true;
 	failed++;
@@ -444,6 +478,7 @@ int main(int argc, char **argv)
 			run_profile();
 	}
 	rmdir(folder);
+	tell_uncalled();
 	/* Threads may call in another order; but if many are missed, none may have come. */
 	printf("%u faults did not come\n", missed);
 	if (missed * 20 > passed && wishes.plan == NULL) {

@@ -23,7 +23,7 @@ sed 's/.*/& faulty_&\n__imp_& __imp_faulty_&/' "$scratch/faulty" >"$scratch/name
 # Those that can't fail, or whose failing is of no interest: pure functions, locks, clocks
 # and waits without an end; what frees and closes (a handle is gone with its close, whatever
 # it says); what tells how something went, or what it is; the environment.
-harmless='_?_?assert _errno _snwprintf _wcsnicmp __acrt_iob_func __mingw_v.*printf
+harmless='__gcov_.* _?_?assert _errno _snwprintf _wcsnicmp __acrt_iob_func __mingw_v.*printf
 	__emutls_get_address ___chkstk_ms __WSAFDIsSet abort qsort getenv
 	mem(cmp|cpy|move|set) str(chr|cmp|len|ncmp|nlen|rchr|toul) wcs(chr|cspn|len)
 	(Acquire|Release)SRWLockExclusive InitializeSRWLock InitializeConditionVariable
