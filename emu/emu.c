@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #ifdef PROA_HAVE_KQUEUE
 #	include <sys/types.h>
 /* after it, on some systems */
@@ -45,6 +46,11 @@
 #define ASK_FIRST PROA_MILLISECOND
 #define ASK_MOST  (16 * PROA_MILLISECOND)
 
+/* A backend's wait may fail for a while (want of memory, say), and is tried again. Then
+ * all that wait for it are told. */
+#define FAILS_MOST PROA_SECOND
+#define FAILS_NAP  (10 * PROA_MILLISECOND)
+
 struct hot {
 	int fd;
 	uint8_t generation;
@@ -61,6 +67,7 @@ struct world {
 	struct hot_list hot, asked;
 	bool unlisted; /* no memory for `hot`: whoever waits is to be served */
 	int64_t ask; /* the present interval */
+	int64_t fails; /* since when the wait has failed; 0: it does not */
 	/* What the last wait brought, of which [next, count) is still to be served. */
 	int next, count;
 	size_t received; /* by this turn */
@@ -486,13 +493,11 @@ static void refuse_list(
 	port->cursors = at.outer;
 }
 
-/* The backend does not take `fd`: who waits for it would wait in vain. */
-static void refused(struct proa_port *port, const struct reactor_event *event)
+/* The backend does not report `fd` in the directions of `bits`: who waits for it would
+ * wait in vain. */
+static void refuse(
+	struct proa_port *port, int fd, struct handle *handle, uint8_t bits, int32_t error)
 {
-	struct handle *handle = handle_find(port, event->fd);
-	uint8_t bits = direction(event->events);
-	int32_t error = -(int32_t)event->refused;
-
 	handle->engine &= (uint8_t)~bits;
 	if (handle->state & HANDLE_PRIVATE) {
 		if (waits(handle->sends, bits))
@@ -503,7 +508,46 @@ static void refused(struct proa_port *port, const struct reactor_event *event)
 		op_stepped(port, handle->recvs, error, 0);
 	if (waits(handle->sends, EMU_OUT & bits))
 		op_stepped(port, handle->sends, error, 0);
-	refuse_list(port, event->fd, handle, bits, error);
+	refuse_list(port, fd, handle, bits, error);
+}
+
+/* What waits is told of an error of the wait itself. The port's own wake-up stays. */
+static void refuse_all(struct proa_port *port, struct world *world, int32_t error)
+{
+	struct handle *handle;
+
+	for (int fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
+		handle = handle_find(port, fd);
+		if ((handle->engine & EMU_SET) == 0)
+			continue;
+		world->reactor->set(
+			world->backend, fd, handle->generation, registered(handle), 0, true);
+		refuse(port, fd, handle, handle->engine & EMU_SET, error);
+	}
+}
+
+/* Not more often than now and then: it would spin. */
+static void nap(int64_t ns)
+{
+#ifdef _WIN32
+	Sleep((DWORD)((ns + PROA_MILLISECOND - 1) / PROA_MILLISECOND));
+#else
+	nanosleep(&(struct timespec) { .tv_nsec = (long)ns }, NULL);
+#endif
+}
+
+static void wait_failed(struct proa_port *port, struct world *world, int32_t error, int64_t timeout)
+{
+	int64_t now = clock_now();
+
+	if (world->fails == 0)
+		world->fails = now;
+	if (now - world->fails > FAILS_MOST) {
+		world->fails = 0;
+		refuse_all(port, world, error);
+	} else if (timeout > 0) {
+		nap(timeout < FAILS_NAP ? timeout : FAILS_NAP);
+	}
 }
 
 static void reported(struct proa_port *port, const struct reactor_event *event)
@@ -520,7 +564,7 @@ static void reported(struct proa_port *port, const struct reactor_event *event)
 	if (handle == NULL || handle->generation != event->generation)
 		return;
 	if (UNLIKELY(event->refused != 0)) {
-		refused(port, event);
+		refuse(port, event->fd, handle, direction(event->events), -(int32_t)event->refused);
 		return;
 	}
 	if (event->events & (POLLIN | POLLPRI | POLLRDHUP | POLLHUP | POLLERR | POLLNVAL))
@@ -591,6 +635,14 @@ static void look(struct proa_port *port, struct world *world, int64_t timeout)
 	port->stats.system_calls++;
 	world->next = 0;
 	world->count = world->reactor->wait(world->backend, timeout, world->events);
+	if (UNLIKELY(world->count < 0)) {
+		int32_t error = world->count;
+
+		world->count = 0;
+		wait_failed(port, world, error, timeout);
+		return;
+	}
+	world->fails = 0;
 	if (world->reactor->edge)
 		return; /* they say whose they are */
 	for (int i = 0; i < world->count; i++) {

@@ -277,7 +277,9 @@ static int queue_wait(void *world, int64_t timeout, struct reactor_event *out)
 	limit.tv_nsec = (long)(timeout % PROA_SECOND);
 	found = kevent(queue->fd, queue->changes, queue->count, queue->events, REACTOR_EVENTS,
 		timeout == PROA_FOREVER ? NULL : &limit);
-	if (found < 0 && errno != EINTR && queue->count > 0) {
+	if (found < 0 && errno != EINTR && queue->count == 0)
+		return unix_error(errno);
+	if (found < 0 && errno != EINTR) {
 		hand_over(queue);
 		return 0;
 	}

@@ -119,7 +119,9 @@ static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 	int found, n = 0, i, at;
 
 	found = call_poll(polled, timeout);
-	if (found <= 0)
+	if (found < 0)
+		return errno == EINTR ? 0 : unix_error(errno);
+	if (found == 0)
 		return 0;
 	if (found > REACTOR_EVENTS)
 		found = REACTOR_EVENTS;

@@ -31,7 +31,8 @@ struct reactor {
 	 * `before` is not certain, `check`: it is made so. 0 or an error; where
 	 * there is a flush(), errors may come as events instead. */
 	int (*set)(void *world, int fd, uint8_t generation, short before, short events, bool check);
-	/* Waits up to `timeout` ns. How many events, 0 on time-out or a signal. */
+	/* Waits up to `timeout` ns. How many events, 0 on time-out or a signal; or an error,
+	 * for which others than the waiter are to blame. */
 	int (*wait)(void *world, int64_t timeout, struct reactor_event *events);
 	/* A descriptor that is readable when wait() has events; -1: none. */
 	int (*descriptor)(void *world);

@@ -158,14 +158,19 @@ static int find_bad(struct sets *sets, struct reactor_event *out)
 static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 {
 	struct sets *sets = world;
-	int words = sets->highest / WORD_BITS + 1, n = 0, i;
+	int words = sets->highest / WORD_BITS + 1, n = 0, found, i;
 	size_t bytes = (size_t)words * sizeof *sets->in;
 
 	memcpy(sets->in, sets->wanted_in, bytes);
 	memcpy(sets->out, sets->wanted_out, bytes);
 	memcpy(sets->except, sets->wanted_in, bytes);
-	if (call_select(sets, timeout) <= 0)
-		return errno == EBADF ? find_bad(sets, out) : 0;
+	found = call_select(sets, timeout);
+	if (found < 0 && errno == EBADF)
+		n = find_bad(sets, out);
+	if (found < 0)
+		return n > 0 || errno == EINTR ? n : unix_error(errno);
+	if (found == 0)
+		return 0;
 	for (i = 0; i < words; i++) {
 		int word = (sets->next + i) % words;
 		set_word any = sets->in[word] | sets->out[word] | sets->except[word];

@@ -113,7 +113,7 @@ static int select_take(void *world, int64_t timeout, struct reactor_event *out)
 	table->next = 0;
 	if (select(0, (fd_set *)(void *)selected->in, (fd_set *)(void *)selected->out,
 		    (fd_set *)(void *)selected->except, patience < 0 ? NULL : &limit) < 0)
-		return WSAGetLastError() == WSAENOTSOCK ? table_find_bad(table, out) : 0;
+		return table_find_bad(table, out);
 	if (take(table, selected->except, POLLPRI | POLLERR, out, &n) &&
 		take(table, selected->in, POLLIN, out, &n))
 		take(table, selected->out, POLLOUT, out, &n);

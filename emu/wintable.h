@@ -84,12 +84,15 @@ static inline int table_set(struct table *table, int fd, short events)
 	return 0;
 }
 
-/* A socket that was closed behind our back makes every call fail: it is told to
- * whoever waits for it, as poll(2) does. */
+/* After a call that failed. A socket that was closed behind our back makes every call
+ * fail: it is told to whoever waits for it, as poll(2) does. If there is none: the
+ * call's error. */
 static inline int table_find_bad(struct table *table, struct reactor_event *out)
 {
-	int n = 0;
+	int n = 0, error = windows_socket_error();
 
+	if (error != PROA_ENOTSOCK)
+		return error;
 	for (int i = table->count - 1; i >= 0 && n < REACTOR_EVENTS; i--) {
 		int fd = windows_fd(table->entries[i].fd);
 
@@ -99,7 +102,7 @@ static inline int table_find_bad(struct table *table, struct reactor_event *out)
 		out[n].fd = fd;
 		out[n++].events = POLLNVAL;
 	}
-	return n;
+	return n > 0 ? n : error;
 }
 
 /* Milliseconds, rounded up: not early. INFINITE is -1. */

@@ -160,7 +160,7 @@ static int poll_take(void *world, int64_t timeout, struct reactor_event *out)
 		patience = CARE_MS;
 	found = WSAPoll(polled->table.entries, (ULONG)polled->table.count, patience);
 	if (found < 0)
-		return WSAGetLastError() == WSAENOTSOCK ? table_find_bad(&polled->table, out) : 0;
+		return table_find_bad(&polled->table, out);
 	if (careful)
 		look_closer(polled);
 	else if (found == 0)

@@ -2164,6 +2164,10 @@ TEST(29, "what is native", supports_answers_for_all_numbers)
 }
 
 #ifndef __linux__
+NOT_HERE(3, "one error path", waits_that_fail_are_told,
+	"by seccomp filters; Windows: tests/unit/test_windows.c")
+NOT_HERE(3, "one error path", waits_that_failed_go_on,
+	"by a limit of descriptors; Windows: tests/unit/test_windows.c")
 NOT_HERE(29, "an engine that can't work", io_uring_forbidden_eperm,
 	"no such limits but on Linux: seccomp filters, a count of locked memory and handles")
 NOT_HERE(29, "an engine that can't work", io_uring_forbidden_enosys,
@@ -2183,7 +2187,7 @@ NOT_HERE(29, "no descriptors left", open_without_descriptors,
 /* From here on these system calls fail with `error`. */
 static void forbid(const int *calls, int count, int error)
 {
-	struct sock_filter filter[16] = {
+	struct sock_filter filter[32] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
 	};
 	struct sock_fprog program = { .filter = filter };
@@ -2200,6 +2204,98 @@ static void forbid(const int *calls, int count, int error)
 	CHECK_SYSTEM(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
 	if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
 		SKIP("seccomp filters are not available: %s", strerror(errno));
+}
+
+/* What readiness is waited for by. */
+static const int waiting_calls[] = {
+#	ifdef SYS_poll
+	SYS_poll,
+#	endif
+	SYS_ppoll,
+#	ifdef SYS_ppoll_time64
+	SYS_ppoll_time64,
+#	endif
+	SYS_pselect6,
+#	ifdef SYS_pselect6_time64
+	SYS_pselect6_time64,
+#	endif
+#	ifdef SYS_epoll_wait
+	SYS_epoll_wait,
+#	endif
+	SYS_epoll_pwait,
+#	ifdef SYS_epoll_pwait2
+	SYS_epoll_pwait2,
+#	endif
+};
+
+/* An engine that waits by a call which always fails has to say so to those who wait, and
+ * is not to spin. */
+TEST(3, "one error path", waits_that_fail_are_told)
+{
+	struct proa_port *port = test_port();
+	bool waits = strcmp(proa_engine_name(port), "io_uring") != 0;
+	struct ends ends = tcp_ends();
+	struct record receive;
+	int64_t since, cpu;
+	char byte;
+
+	record_init(&receive, port);
+	proa_prep_recv(&receive.op, ends.ours, &byte, 1, 0);
+	record_submit(&receive);
+	CHECK(proa_run_once(port, 0) >= 0);
+	forbid(waiting_calls, sizeof(waiting_calls) / sizeof(waiting_calls[0]), ENOMEM);
+	since = test_clock();
+	cpu = test_cpu();
+	if (!waits)
+		peer_write(ends.peer, "x", 1);
+	RUN_UNTIL(port, receive.finals == 1);
+	CHECK_INT(receive.last, waits ? PROA_ENOMEM : 1);
+	/* Not at the first time: want passes. */
+	CHECK(!waits || test_clock() - since > PROA_SECOND / 2);
+	CHECK(test_cpu() - cpu < PROA_SECOND / 4 * test_factor());
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	test_close(port);
+}
+
+/* poll(2) takes no more entries than there may be descriptors. It does again. */
+TEST(3, "one error path", waits_that_failed_go_on)
+{
+	enum { COUNT = 3 };
+	struct proa_port *port = test_port();
+	bool refused = strcmp(proa_engine_name(port), "poll") == 0;
+	struct rlimit before, tight;
+	struct ends ends[COUNT];
+	struct record receives[COUNT];
+	char bytes[COUNT];
+
+	for (int i = 0; i < COUNT; i++) {
+		ends[i] = tcp_ends();
+		record_init(&receives[i], port);
+		proa_prep_recv(&receives[i].op, ends[i].ours, &bytes[i], 1, 0);
+		record_submit(&receives[i]);
+	}
+	CHECK_SYSTEM(getrlimit(RLIMIT_NOFILE, &before));
+	tight = before;
+	tight.rlim_cur = 2;
+	CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &tight));
+	for (int i = 0; i < COUNT && refused; i++) {
+		RUN_UNTIL(port, receives[i].finals == 1);
+		CHECK_INT(receives[i].last, PROA_EINVAL);
+	}
+	CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &before));
+	for (int i = 0; i < COUNT; i++) {
+		if (refused)
+			record_submit(&receives[i]);
+		CHECK(proa_run_once(port, 0) >= 0);
+		CHECK_INT(receives[i].finals, 0);
+		peer_write(ends[i].peer, "x", 1);
+		RUN_UNTIL(port, receives[i].finals == 1);
+		CHECK_INT(receives[i].last, 1);
+		close_handle(port, ends[i].ours);
+		close(ends[i].peer);
+	}
+	test_close(port);
 }
 
 /* The port works: a timer, a receive that finds its byte there, and one that waits. */

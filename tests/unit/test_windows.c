@@ -1313,6 +1313,92 @@ static void console_closes(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* ---- waits that fail ------------------------------------------------------------------ */
+
+/* The linker leads these two through here (--wrap). DLLs' functions are called by pointers,
+ * but where the headers don't say that they are such. */
+int WSAAPI __real_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms);
+int WSAAPI __wrap_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms);
+extern int(WSAAPI *__real___imp_select)(
+	int ignored, fd_set *in, fd_set *out, fd_set *except, const struct timeval *limit);
+
+static bool waits_failing;
+static int waits;
+
+static bool is_refused(void)
+{
+	waits++;
+	if (waits_failing)
+		WSASetLastError(WSAENOBUFS);
+	return waits_failing;
+}
+
+int WSAAPI __wrap_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms)
+{
+	return is_refused() ? SOCKET_ERROR : __real_WSAPoll(entries, count, ms);
+}
+
+static int WSAAPI maybe_select(
+	int ignored, fd_set *in, fd_set *out, fd_set *except, const struct timeval *limit)
+{
+	return is_refused() ? SOCKET_ERROR : __real___imp_select(ignored, in, out, except, limit);
+}
+
+int(WSAAPI *__wrap___imp_select)(int ignored, fd_set *in, fd_set *out, fd_set *except,
+	const struct timeval *limit) = maybe_select;
+
+static void note_result(struct proa_op *op, const struct proa_completion *c)
+{
+	*(int32_t *)op->data = c->result;
+}
+
+/* What waits is told, not at the first time, and nothing spins; then it goes on. */
+static void fail_waits_of(const char *engine)
+{
+	struct proa_port_options options = { .engine = engine };
+	struct proa_port *port;
+	proa_handle pair[2];
+	int32_t result = 1;
+	struct proa_op receive, send;
+	ULONGLONG since;
+	char byte;
+
+	assert_int_equal(proa_port_open(&options, &port), 0);
+	assert_int_equal(proa_pair(port, pair), 0);
+	proa_op_init(&receive, port, &result);
+	proa_op_init(&send, port, NULL);
+	proa_prep_recv(&receive, pair[0], &byte, 1, 0);
+	proa_submit(&receive, note_result);
+	assert_true(proa_run_once(port, 0) >= 0);
+	waits_failing = true;
+	waits = 0;
+	since = GetTickCount64();
+	while (proa_op_pending(&receive) && GetTickCount64() - since < 10000)
+		assert_true(proa_run_once(port, 50 * PROA_MILLISECOND) >= 0);
+	waits_failing = false;
+	assert_int_equal(result, PROA_ENOMEM);
+	assert_true(GetTickCount64() - since > 500);
+	assert_in_range(waits, 2, 1000);
+	proa_prep_recv(&receive, pair[0], &byte, 1, 0);
+	proa_submit(&receive, note_result);
+	assert_true(proa_run_once(port, 0) >= 0);
+	assert_true(proa_op_pending(&receive));
+	proa_prep_send(&send, pair[1], "x", 1, 0);
+	proa_submit(&send, NULL);
+	assert_int_equal(proa_run(port), 0);
+	assert_int_equal(result, 1);
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+static void waits_that_fail_are_told(void **state)
+{
+	(void)state;
+	fail_waits_of("poll");
+	fail_waits_of("select");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, clean, clean)
 
 int main(int argc, char **argv)
@@ -1347,6 +1433,7 @@ int main(int argc, char **argv)
 		TEST(children_race_with_cancels),
 		TEST(signals),
 		TEST(console_closes),
+		TEST(waits_that_fail_are_told),
 	};
 	char folder[MAX_PATH];
 	int failed;
