@@ -109,30 +109,6 @@ static int32_t post_all(struct proa_port *port, struct acceptor *acceptor)
 	return acceptor->count > 0 ? 0 : error;
 }
 
-int32_t start_accept(struct proa_port *port, struct proa_op *op, struct handle *handle)
-{
-	struct iocp *iocp = iocp_of(port);
-	struct acceptor *acceptor;
-	int32_t error = load(iocp, op->handle_);
-
-	(void)handle;
-	if (error < 0)
-		return error;
-	acceptor = acceptor_take(iocp);
-	if (acceptor == NULL)
-		return PROA_ENOMEM;
-	acceptor->op = op;
-	acceptor->target = op->kind_ == PROA_OP_ACCEPT_MULTI ? iocp->accepts_least : 1;
-	flight(op)->is.engine = acceptor;
-	error = describe(acceptor, op->handle_);
-	if (error == 0)
-		error = post_all(port, acceptor);
-	if (error == 0)
-		return STEP_STARTED;
-	acceptor_put(iocp, acceptor);
-	return error;
-}
-
 /* ---- a call's end ------------------------------------------------------------------- */
 
 static void cancel_all(struct proa_port *port, struct acceptor *acceptor)
@@ -180,7 +156,14 @@ static void fill_peer(struct iocp *iocp, const struct proa_op *op, struct large 
 	memcpy(&peer->to, theirs, (size_t)their_length);
 }
 
-/* A connection: its socket, told whose it is; or an error. The socket is gone then. */
+/* Of the system's memory: it passes, and the connection is still there. */
+static bool is_want(int32_t error)
+{
+	return error == PROA_ENOMEM || error == PROA_EMFILE;
+}
+
+/* A connection: its socket, told whose it is; or an error. The socket is gone then, but
+ * if it was for a want: see keep(). */
 static int32_t adopt(struct proa_port *port, const struct acceptor *acceptor, struct large *large)
 {
 	SOCKET listener = windows_socket_of(large->request.fd);
@@ -192,13 +175,49 @@ static int32_t adopt(struct proa_port *port, const struct acceptor *acceptor, st
 	if (setsockopt(s, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener,
 		    sizeof listener) != 0) {
 		error = windows_socket_error();
-		closesocket(s);
+		if (!is_want(error))
+			closesocket(s);
 		return error == PROA_ENOTCONN ? PROA_ECONNABORTED : error;
 	}
 	if (acceptor->no_delay)
 		setsockopt(s, IPPROTO_TCP, TCP_NODELAY, (const char *)&yes, sizeof yes);
 	fill_peer(iocp_of(port), acceptor->op, large);
 	return large->is.accept.fd;
+}
+
+/* After adopt(): one that waits for memory is the listener's next accept's. */
+static void keep(struct iocp *iocp, struct large *large, int32_t result)
+{
+	if (is_want(result)) {
+		large->request.op = NULL;
+		large->is.accept.next = iocp->unadopted;
+		iocp->unadopted = large;
+	} else {
+		request_put(iocp, &large->request);
+	}
+}
+
+/* One of the listener's, taken off; NULL: none. */
+static struct large *kept_of(struct iocp *iocp, int listener)
+{
+	struct large **link = &iocp->unadopted, *large;
+
+	while (*link != NULL && listener != -1 && (*link)->request.fd != listener)
+		link = &(*link)->is.accept.next;
+	large = *link;
+	if (large != NULL)
+		*link = large->is.accept.next;
+	return large;
+}
+
+void accepts_forget(struct iocp *iocp, int listener)
+{
+	struct large *large;
+
+	while ((large = kept_of(iocp, listener)) != NULL) {
+		closesocket(windows_socket_of(large->is.accept.fd));
+		request_put(iocp, &large->request);
+	}
 }
 
 /* Was it the connection that failed, so that the listener may go on? */
@@ -253,11 +272,43 @@ void accept_completed(struct proa_port *port, struct large *large, NTSTATUS stat
 		result = system_code((unsigned long)status);
 	}
 	forget_request(acceptor, large);
-	request_put(iocp_of(port), &large->request);
+	keep(iocp_of(port), large, NT_SUCCESS(status) ? result : 0);
 	if (acceptor->op->kind_ == PROA_OP_ACCEPT_MULTI)
 		multi_completed(port, acceptor, result);
 	else
 		single_completed(port, acceptor, result);
+}
+
+/* ---- what the seam calls ----------------------------------------------------------------- */
+
+int32_t start_accept(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	struct iocp *iocp = iocp_of(port);
+	struct acceptor *acceptor;
+	struct large *large;
+	int32_t error = load(iocp, op->handle_);
+
+	(void)handle;
+	if (error < 0)
+		return error;
+	acceptor = acceptor_take(iocp);
+	if (acceptor == NULL)
+		return PROA_ENOMEM;
+	acceptor->op = op;
+	acceptor->target = op->kind_ == PROA_OP_ACCEPT_MULTI ? iocp->accepts_least : 1;
+	flight(op)->is.engine = acceptor;
+	error = describe(acceptor, op->handle_);
+	large = error == 0 ? kept_of(iocp, op->handle_) : NULL;
+	if (large != NULL) {
+		error = adopt(port, acceptor, large);
+		keep(iocp, large, error);
+	} else if (error == 0) {
+		error = post_all(port, acceptor);
+		if (error == 0)
+			return STEP_STARTED;
+	}
+	acceptor_put(iocp, acceptor);
+	return error;
 }
 
 /* ---- after a turn --------------------------------------------------------------------- */

@@ -177,8 +177,12 @@ static void iocp_turn(struct proa_port *port, int64_t timeout)
 			timeout = CANCEL_AGAIN;
 	}
 	if (!GetQueuedCompletionStatusEx(
-		    iocp->port, entries, TURN_MOST, &count, in_milliseconds(timeout), FALSE))
+		    iocp->port, entries, TURN_MOST, &count, in_milliseconds(timeout), FALSE)) {
+		/* For want of memory, which the kernel takes for that many: it passes. */
+		if (GetLastError() != WAIT_TIMEOUT && timeout > 0)
+			Sleep(1);
 		return;
+	}
 	for (ULONG i = 0; i < count; i++)
 		packet(port, &entries[i]);
 	if (iocp->dirty != NULL)
@@ -215,11 +219,12 @@ static void iocp_wake(struct proa_port *port)
 		Sleep(1);
 }
 
+/* The kernel holds nothing of a handle but calls, and those have ended. */
 static void iocp_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
 {
-	(void)port; /* the kernel holds nothing of a handle but calls, and those have ended */
-	(void)fd;
 	(void)handle;
+	if (UNLIKELY(iocp_of(port)->unadopted != NULL))
+		accepts_forget(iocp_of(port), (int)fd);
 }
 
 static int iocp_descriptor(struct proa_port *port)
@@ -291,6 +296,7 @@ static void iocp_close(struct proa_port *port)
 
 	if (iocp->helper >= 0)
 		closesocket(windows_socket_of(iocp->helper));
+	accepts_forget(iocp, -1);
 	/* Rather lost than written to after they have been freed. */
 	if (drain(iocp))
 		blocks_free(iocp);

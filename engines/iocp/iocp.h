@@ -75,6 +75,7 @@ struct large {
 	union {
 		struct {
 			struct acceptor *acceptor;
+			struct large *next; /* in iocp->unadopted */
 			int fd; /* the connection's socket to be */
 			unsigned place; /* in acceptor->requests */
 			unsigned char addresses[2 * ACCEPT_ADDRESS];
@@ -114,6 +115,7 @@ struct iocp {
 	struct block *blocks;
 	unsigned accepts_least;
 	struct acceptor *dirty;
+	struct large *unadopted; /* connections that wait for memory: see adopt() */
 	struct request *missed; /* what CancelIoEx() did not find: asked again */
 	const struct proa_op *running; /* has been served at once `run` times in a row */
 	unsigned run;
@@ -180,6 +182,8 @@ void accept_completed(struct proa_port *port, struct large *large, NTSTATUS stat
 void accept_cancel(struct proa_port *port, struct proa_op *op);
 /* Makes the calls that are missing after a turn. */
 void accepts_replenish(struct proa_port *port);
+/* Closes connections of `listener`, or (-1) of all, that nobody will come for. */
+void accepts_forget(struct iocp *iocp, int listener);
 
 /* afd.c */
 /* Polls `fd` for an op: STEP_STARTED or an error. */

@@ -498,7 +498,8 @@ static int32_t finish_datagram(
 	fill_sender(op, request);
 	if (op->kind_ == PROA_OP_RECVMSG && (request->marks & MARK_LARGE))
 		cut |= (((struct large *)request)->is.message.dwFlags & MSG_TRUNC) != 0;
-	flight(op)->moved = bytes;
+	/* Of what was cut all the room is full, be it told or not. */
+	flight(op)->moved = cut && op_receives(op) ? op_length(op) : bytes;
 	return cut ? PROA_EMSGSIZE : (int32_t)bytes;
 }
 

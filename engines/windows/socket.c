@@ -8,6 +8,9 @@
 #ifndef SIO_UDP_CONNRESET
 #	define SIO_UDP_CONNRESET _WSAIOW(IOC_VENDOR, 12)
 #endif
+#ifndef SIO_UDP_NETRESET
+#	define SIO_UDP_NETRESET _WSAIOW(IOC_VENDOR, 15)
+#endif
 
 #define STRANGERS 100 /* let in by a pair's listener, before it gives up */
 
@@ -39,6 +42,9 @@ void windows_tell_refusals(int fd, bool tell)
 
 	WSAIoctl(windows_socket_of(fd), SIO_UDP_CONNRESET, &wanted, sizeof wanted, NULL, 0,
 		&ignored, NULL, NULL);
+	/* The same of those whose time to live ran out (WSAENETRESET). */
+	WSAIoctl(windows_socket_of(fd), SIO_UDP_NETRESET, &wanted, sizeof wanted, NULL, 0, &ignored,
+		NULL, NULL);
 }
 
 int windows_extension(int fd, const GUID *which, void **function)

@@ -325,6 +325,174 @@ static void nothing_is_left(void **state)
 	assert_int_equal(now, handles);
 }
 
+/* ---- calls that fail ------------------------------------------------------------------ */
+
+/* The linker leads these two through here (--wrap): DLLs' functions are called by pointers
+ * of these names. */
+extern int(WSAAPI *__real___imp_setsockopt)(
+	SOCKET s, int level, int name, const char *value, int length);
+extern BOOL(WINAPI *__real___imp_GetQueuedCompletionStatusEx)(HANDLE port,
+	LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms, BOOL alertable);
+
+static int updates_failing; /* of SO_UPDATE_ACCEPT_CONTEXT: so many fail */
+static int waits_failing, waits;
+
+static int WSAAPI maybe_setsockopt(SOCKET s, int level, int name, const char *value, int length)
+{
+	if (level == SOL_SOCKET && name == SO_UPDATE_ACCEPT_CONTEXT && updates_failing > 0) {
+		updates_failing--;
+		WSASetLastError(WSAENOBUFS);
+		return SOCKET_ERROR;
+	}
+	return __real___imp_setsockopt(s, level, name, value, length);
+}
+
+static BOOL WINAPI maybe_wait(
+	HANDLE port, LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms, BOOL alertable)
+{
+	waits++;
+	if (waits_failing == 0)
+		return __real___imp_GetQueuedCompletionStatusEx(
+			port, entries, room, count, ms, alertable);
+	SetLastError(ERROR_NO_SYSTEM_RESOURCES);
+	return FALSE;
+}
+
+int(WSAAPI *__wrap___imp_setsockopt)(
+	SOCKET s, int level, int name, const char *value, int length) = maybe_setsockopt;
+BOOL(WINAPI *__wrap___imp_GetQueuedCompletionStatusEx)
+(HANDLE port, LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms,
+	BOOL alertable) = maybe_wait;
+
+#define CLIENTS 3
+
+struct guests {
+	struct proa_address address;
+	SOCKET clients[CLIENTS];
+	proa_handle accepted[CLIENTS], listener;
+	int count, wants;
+};
+
+static void note_guest(struct proa_op *op, const struct proa_completion *c)
+{
+	struct guests *guests = op->data;
+
+	if (c->result >= 0)
+		guests->accepted[guests->count++] = c->result;
+	else if (c->result == PROA_ENOMEM)
+		guests->wants++;
+	else
+		result = c->result;
+}
+
+static void invite(struct proa_port *port, struct guests *guests)
+{
+	memset(guests, 0, sizeof *guests);
+	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &guests->listener), 0);
+	assert_int_equal(proa_local_address(guests->listener, &guests->address), 0);
+	for (int i = 0; i < CLIENTS; i++) {
+		guests->clients[i] = socket(AF_INET, SOCK_STREAM, 0);
+		assert_int_equal(connect(guests->clients[i], &guests->address.to.any,
+					 (int)guests->address.length),
+			0);
+		assert_int_equal(send(guests->clients[i], "hello", 5, 0), 5);
+	}
+}
+
+static void part(struct proa_port *port, struct guests *guests)
+{
+	for (int i = 0; i < CLIENTS; i++)
+		closesocket(guests->clients[i]);
+	for (int i = 0; i < guests->count; i++)
+		proa_discard(port, guests->accepted[i]);
+}
+
+/* A connection that the system can't tell its socket of, for want of memory, is not lost:
+ * the want is told, and the connection comes when it has passed. */
+static void accepts_survive_want(void **state)
+{
+	struct proa_port *port = open_port();
+	struct guests guests;
+	struct proa_op accept, receive;
+	char bytes[8];
+
+	(void)state;
+	invite(port, &guests);
+	proa_op_init(&accept, port, &guests);
+	proa_op_init(&receive, port, NULL);
+	updates_failing = 2;
+	proa_prep_accept_multi(&accept, guests.listener, 0);
+	proa_submit(&accept, note_guest);
+	for (int i = 0; i < 100 && guests.count < CLIENTS; i++)
+		assert_true(proa_run_once(port, 50 * PROA_MILLISECOND) >= 0);
+	assert_int_equal(guests.count, CLIENTS);
+	assert_true(guests.wants > 0);
+	assert_true(proa_op_pending(&accept));
+	for (int i = 0; i < CLIENTS; i++) {
+		proa_prep_recv(&receive, guests.accepted[i], bytes, sizeof bytes, 0);
+		assert_int_equal(run(port, &receive), 5);
+	}
+	proa_cancel(&accept);
+	runs(port, &accept);
+	proa_discard(port, guests.listener);
+	part(port, &guests);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+static void single_accepts_survive_want(void **state)
+{
+	struct proa_port *port = open_port();
+	struct guests guests;
+	struct proa_address peer;
+	struct sockaddr_in first;
+	int length = sizeof first;
+	struct proa_op accept;
+	int32_t one;
+
+	(void)state;
+	invite(port, &guests);
+	proa_op_init(&accept, port, NULL);
+	updates_failing = 1;
+	proa_prep_accept(&accept, guests.listener, NULL, 0);
+	assert_int_equal(run(port, &accept), PROA_ENOMEM);
+	assert_int_equal(getsockname(guests.clients[0], (struct sockaddr *)&first, &length), 0);
+	proa_prep_accept(&accept, guests.listener, &peer, 0);
+	one = run(port, &accept);
+	assert_true(one >= 0);
+	assert_int_equal(((struct sockaddr_in *)&peer.to.any)->sin_port, first.sin_port);
+	proa_discard(port, one);
+	/* Of one that nobody comes for any more the client hears. */
+	updates_failing = 1;
+	proa_prep_accept(&accept, guests.listener, NULL, 0);
+	assert_int_equal(run(port, &accept), PROA_ENOMEM);
+	assert_non_null(iocp_of(port)->unadopted);
+	proa_discard(port, guests.listener);
+	assert_null(iocp_of(port)->unadopted);
+	assert_true(recv(guests.clients[1], (char *)&first, 1, 0) <= 0);
+	part(port, &guests);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* The wait that takes memory may be refused it: then the port looks again, but does not
+ * spin. */
+static void waits_that_fail_are_made_again(void **state)
+{
+	struct proa_port *port = open_port();
+	struct proa_op timer;
+
+	(void)state;
+	proa_op_init(&timer, port, NULL);
+	proa_prep_timer(&timer, 100 * PROA_MILLISECOND);
+	waits_failing = 1;
+	waits = 0;
+	assert_int_equal(run(port, &timer), 0);
+	assert_in_range(waits, 1, 200);
+	waits_failing = 0;
+	proa_prep_timer(&timer, PROA_MILLISECOND);
+	assert_int_equal(run(port, &timer), 0);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -333,6 +501,9 @@ int main(void)
 		cmocka_unit_test(accepts_in_flight),
 		cmocka_unit_test(spared_by_others),
 		cmocka_unit_test(nothing_is_left),
+		cmocka_unit_test(accepts_survive_want),
+		cmocka_unit_test(single_accepts_survive_want),
+		cmocka_unit_test(waits_that_fail_are_made_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
