@@ -9,6 +9,8 @@
 struct report *report;
 const char *current_profile = "";
 int time_factor = 1;
+void (*test_astray)(void);
+volatile sig_atomic_t time_is_up;
 
 const char *base_name(const char *path)
 {
@@ -57,6 +59,8 @@ void test_fail(const char *file, int line, const char *format, ...)
 	va_end(arguments);
 	fputc('\n', stderr);
 	fflush(stderr);
+	if (test_astray != NULL)
+		test_astray();
 	test_end(EXIT_FAILED);
 }
 
@@ -242,7 +246,7 @@ void test_turn(
 	if (n < 0)
 		test_fail(file, line, "the run ended with %s before: %s", proa_error_name(n),
 			condition);
-	if (n == 0 && test_clock() > until)
+	if (n == 0 && (time_is_up || test_clock() > until))
 		test_fail(file, line, "waited in vain for: %s", condition);
 }
 

@@ -7,6 +7,7 @@
 #ifndef PROA_TESTS_CONFORMANCE_HARNESS_H
 #define PROA_TESTS_CONFORMANCE_HARNESS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -58,6 +59,12 @@ void test_passed_line(const char *file, int line);
 _Noreturn TEST_PRINTF(3, 4) void test_fail(const char *file, int line, const char *format, ...);
 _Noreturn TEST_PRINTF(1, 2) void test_skip(const char *format, ...);
 void test_int(const char *file, int line, const char *text, long long actual, long long expected);
+
+/* Where the library is made to fail on purpose, a check that fails says nothing of it: the
+ * test is ended by this, which does not return in the test's own process. */
+extern void (*test_astray)(void);
+/* The test has had its time: it waits for nothing any more. */
+extern volatile sig_atomic_t time_is_up;
 
 #define CHECK(condition)                                                         \
 	do {                                                                     \

@@ -1605,6 +1605,7 @@ TEST(12, "senders", lent_unix_datagrams)
 		start_lent(&record, ours, pool);
 		udp_send(peer, "hello", 5, &here);
 		RUN_UNTIL(port, record.finals == 1);
+		CHECK_INT(record.last, 5);
 		CHECK_INT(proa_lent_from(record.lent[0], &from), 0);
 		CHECK(same_address(&from, &there));
 		proa_give_back(record.lent[0]);
@@ -1616,6 +1617,7 @@ TEST(12, "senders", lent_unix_datagrams)
 	start_lent(&record, ours, pool);
 	udp_send(nameless, "who", 3, &here);
 	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, 3);
 	CHECK_INT(proa_lent_from(record.lent[0], &from), PROA_EINVAL);
 	proa_give_back(record.lent[0]);
 	close_handle(port, ours);

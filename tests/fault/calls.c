@@ -60,6 +60,19 @@
 	}
 #define CALL(name, parameters, arguments, ...) \
 	CALL_OF(int, -1, name, parameters, arguments, (void)0, __VA_ARGS__)
+/* Those that make a descriptor which the library keeps to itself. */
+#define CALL_KEPT(name, parameters, arguments, ...)                                   \
+	int faulty_##name parameters;                                                 \
+	int faulty_##name parameters                                                  \
+	{                                                                             \
+		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
+		int how = fault_here(&site);                                          \
+		if (how != 0) {                                                       \
+			errno = how;                                                  \
+			return -1;                                                    \
+		}                                                                     \
+		return faults_descriptor(name arguments);                             \
+	}
 #define CALL_LONG(name, parameters, arguments, adapt, ...) \
 	CALL_OF(ssize_t, -1, name, parameters, arguments, adapt, __VA_ARGS__)
 /* With slices, of which a short call gets a part of the first. */
@@ -286,8 +299,10 @@ int faulty_close(int fd);
 int faulty_close(int fd)
 {
 	static struct fault_site site = { "close", { EINTR, EIO }, 0, false };
-	int how = fault_here(&site), result = close(fd);
+	int how = fault_here(&site), result;
 
+	faults_descriptor_gone(fd); /* before another thread has the number again */
+	result = close(fd);
 	if (how == 0 || result < 0)
 		return result;
 	errno = how;
@@ -342,7 +357,7 @@ CALL(ppoll,
 	(fds, count, timeout, mask), EINTR, ENOMEM)
 #endif
 #ifdef PROA_HAVE_EPOLL
-CALL(epoll_create1, (int flags), (flags), EMFILE, ENFILE, ENOMEM)
+CALL_KEPT(epoll_create1, (int flags), (flags), EMFILE, ENFILE, ENOMEM)
 CALL(epoll_wait, (int fd, struct epoll_event *events, int most, int timeout),
 	(fd, events, most, timeout), EINTR)
 
@@ -360,10 +375,10 @@ int faulty_epoll_ctl(int fd, int how_so, int what, struct epoll_event *event)
 }
 #endif
 #if defined PROA_HAVE_EVENTFD || defined __linux__
-CALL(eventfd, (unsigned count, int flags), (count, flags), EMFILE, ENFILE, ENOMEM)
+CALL_KEPT(eventfd, (unsigned count, int flags), (count, flags), EMFILE, ENFILE, ENOMEM)
 #endif
 #ifdef __linux__
-CALL(timerfd_create, (int clock, int flags), (clock, flags), EMFILE, ENFILE, ENOMEM)
+CALL_KEPT(timerfd_create, (int clock, int flags), (clock, flags), EMFILE, ENFILE, ENOMEM)
 
 /* Raw ones, by number. */
 static struct fault_site *raw_site(long number)
@@ -395,13 +410,15 @@ long faulty_syscall(long number, long a, long b, long c, long d, long e, long f)
 	int how = fault_here(raw_site(number));
 
 	if (how == 0)
-		return syscall(number, a, b, c, d, e, f);
+		return number == SYS_pidfd_open
+			       ? faults_descriptor((int)syscall(number, a, b, c, d, e, f))
+			       : syscall(number, a, b, c, d, e, f);
 	errno = how;
 	return -1;
 }
 #endif
 #ifdef PROA_HAVE_KQUEUE
-CALL(kqueue, (void), (), EMFILE, ENFILE, ENOMEM)
+CALL_KEPT(kqueue, (void), (), EMFILE, ENFILE, ENOMEM)
 
 #	define CHANGES_MOST 256
 

@@ -347,6 +347,29 @@ void faults_block(int more)
 	atomic_fetch_add(&blocks, more);
 }
 
+#define DESCRIPTORS_MOST 65536
+
+static atomic_bool kept[DESCRIPTORS_MOST];
+static atomic_int kept_count;
+
+int faults_descriptors(void)
+{
+	return atomic_load(&kept_count);
+}
+
+int faults_descriptor(int fd)
+{
+	if (fd >= 0 && fd < DESCRIPTORS_MOST && !atomic_exchange(&kept[fd], true))
+		atomic_fetch_add(&kept_count, 1);
+	return fd;
+}
+
+void faults_descriptor_gone(int fd)
+{
+	if (fd >= 0 && fd < DESCRIPTORS_MOST && atomic_exchange(&kept[fd], false))
+		atomic_fetch_sub(&kept_count, 1);
+}
+
 /* Programs that know nothing of faults have them from the environment. */
 __attribute__((constructor)) static void from_environment(void)
 {

@@ -82,5 +82,10 @@ unsigned faults_all(struct fault_site **out, unsigned most);
 /* Blocks that the library has not freed. */
 long faults_blocks(void);
 void faults_block(int more);
+/* Descriptors that the library keeps to itself (rings, wake-ups, a child's): how many
+ * are open. What was made (below 0: it was not), and is handed on; what is closed. */
+int faults_descriptors(void);
+int faults_descriptor(int fd);
+void faults_descriptor_gone(int fd);
 
 #endif

@@ -180,6 +180,7 @@ int faulty_io_uring_queue_init_params(
 	if (result < 0)
 		return result;
 	faults_block(1);
+	faults_descriptor(ring->ring_fd);
 	pthread_mutex_lock(&lock);
 	for (int i = 0; i < RINGS_MOST; i++)
 		if (rings[i].ring == NULL) {
@@ -201,6 +202,7 @@ void faulty_io_uring_queue_exit(struct io_uring *ring)
 			rings[i].ring = NULL;
 	pthread_mutex_unlock(&lock);
 	faults_block(-1);
+	faults_descriptor_gone(ring->ring_fd);
 	io_uring_queue_exit(ring);
 }
 
