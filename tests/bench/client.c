@@ -104,10 +104,6 @@ static void window_close(struct client *client)
 		bench_fail(result, "the server does not answer");
 		return;
 	}
-	if (client->operations == 0) {
-		bench_fail(result, "nothing was done in the time given");
-		return;
-	}
 	result->rate = count * 1e9 / wall;
 	result->bytes = (double)client->bytes * 1e9 / wall;
 	result->cpu = (double)(after.cpu - client->before.cpu) / count;
@@ -126,7 +122,8 @@ int client_wait(struct client *client)
 		bench_fail(client->result, "the server does not answer");
 		return -1;
 	}
-	if (client->open && now >= client->closes) {
+	/* A slow machine gets the time that one operation takes. */
+	if (client->open && now >= client->closes && client->operations > 0) {
 		window_close(client);
 		return -1;
 	}
