@@ -43,6 +43,7 @@ static int path_lengthen(WCHAR **path)
 	DWORD room = GetFullPathNameW(*path, 0, NULL, NULL), length;
 	WCHAR *whole;
 	size_t skip;
+	int error;
 
 	if (room == 0)
 		return proa_error_from_system(GetLastError());
@@ -51,8 +52,10 @@ static int path_lengthen(WCHAR **path)
 		return PROA_ENOMEM;
 	length = GetFullPathNameW(*path, room, whole + 8, NULL);
 	if (length == 0 || length >= room) {
+		/* Where there is no room the current folder has changed meanwhile. */
+		error = length == 0 ? proa_error_from_system(GetLastError()) : PROA_ENOENT;
 		free(whole);
-		return PROA_ENOENT; /* the current folder has changed meanwhile */
+		return error;
 	}
 	skip = 4;
 	if (is_verbatim(whole + 8)) {
