@@ -280,12 +280,30 @@ static bool rename_any(const WCHAR *from, const WCHAR *to, bool replace)
 		       MoveFileExW(from, to, replace ? MOVEFILE_REPLACE_EXISTING : 0));
 }
 
+/* Its attributes, where they can be had. 0, or an error that is not that nothing has the
+ * name. */
+static int look_at(const WCHAR *path, DWORD *attributes)
+{
+	int error;
+
+	*attributes = GetFileAttributesW(path);
+	if (*attributes != INVALID_FILE_ATTRIBUTES)
+		return 0;
+	error = windows_error();
+	return error == PROA_ENOENT ? 0 : error;
+}
+
 /* What POSIX says where the system refused: a directory takes the place of an empty one
  * alone, and neither that of a file nor the other way round. */
 static int rename_refused(WCHAR *from, WCHAR *to, DWORD code)
 {
-	DWORD source = GetFileAttributesW(from), target = GetFileAttributesW(to);
+	DWORD source, target;
+	int error = look_at(from, &source);
 
+	if (error == 0)
+		error = look_at(to, &target);
+	if (error < 0)
+		return error;
 	if (source == INVALID_FILE_ATTRIBUTES)
 		return code == ERROR_PATH_NOT_FOUND ? missing_error(from) : PROA_ENOENT;
 	if (target == INVALID_FILE_ATTRIBUTES)
