@@ -18,6 +18,7 @@ void body_cancels(void);
 
 /* various.c */
 void body_files(void);
+void body_edges(void);
 void body_sendfile(void);
 void body_chains(void);
 void body_timers(void);

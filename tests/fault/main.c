@@ -48,6 +48,7 @@ const struct body bodies[] = {
 	{ "many", body_many, NULL },
 	{ "cancels", body_cancels, NULL },
 	{ "files", body_files, NULL },
+	{ "edges", body_edges, NULL },
 	{ "sendfile", body_sendfile, NULL },
 	{ "chains", body_chains, NULL },
 	{ "timers", body_timers, NULL },

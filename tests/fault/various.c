@@ -160,6 +160,121 @@ void body_files(void)
 	files_clean();
 }
 
+/* ---- what the other bodies don't come to -------------------------------------------------- */
+
+static struct {
+	char from[400], to[200];
+	int socket, pipe[2];
+	struct proa_address address;
+	unsigned char bytes[2][10];
+} edge;
+
+/* Longer than Windows' calls take as it is. */
+static void long_path(char *out, size_t size, const char *path)
+{
+	const char *last = strrchr(path, '/');
+	size_t n = (size_t)snprintf(out, size, "%.*s", (int)(last - path), path);
+
+	while (n < 300)
+		n += (size_t)snprintf(out + n, size - n, "/.");
+	snprintf(out + n, size - n, "%s", last);
+}
+
+/* A folder takes the place of an empty one. */
+static void edge_renamed(struct task *task, const struct proa_completion *c)
+{
+	task_fine(task, c, true);
+	rmdir(edge.to);
+}
+
+static void edge_rename(void)
+{
+	struct task *task = task_new();
+
+	snprintf(edge.to, sizeof edge.to, "%s", scratch_path("edge-to"));
+	long_path(edge.from, sizeof edge.from, scratch_path("edge-from"));
+	rmdir(edge.to);
+	rmdir(edge.from);
+	if (mkdir(scratch_path("edge-from"), 0700) < 0 || mkdir(edge.to, 0700) < 0)
+		wrong("folders");
+	proa_prep_rename(&task->op, edge.from, edge.to);
+	task_go(task, edge_renamed);
+	body_run();
+	rmdir(scratch_path("edge-from"));
+	rmdir(edge.to);
+}
+
+static void edge_late(struct task *task, const struct proa_completion *c)
+{
+	if (c->result != PROA_ETIMEDOUT)
+		task_fine(task, c, true);
+}
+
+/* A receive that waits for a pipe's peer, and is cancelled there. */
+static void edge_wait(void)
+{
+	struct task *reader = task_new();
+
+	proa_prep_recv(&reader->op, edge.pipe[0], edge.bytes[0], sizeof edge.bytes[0], 0);
+	proa_op_timeout(&reader->op, 30 * PROA_MILLISECOND);
+	task_go(reader, edge_late);
+	body_run();
+}
+
+static void edge_came(struct task *task, const struct proa_completion *c)
+{
+	if (task_fine(task, c, true))
+		check_bytes("to itself", edge.bytes[0], (size_t)c->result, 0);
+}
+
+/* A datagram socket that was made elsewhere, and its own peer. */
+static void edge_datagram(void)
+{
+	struct task *receiver = task_new(), *sender = task_new();
+
+	fill(edge.bytes[1], sizeof edge.bytes[1], 0);
+	if (erred("proa_local_address", proa_local_address(edge.socket, &edge.address)))
+		return;
+	if (connect(edge.socket, &edge.address.to.any, edge.address.length) < 0)
+		wrong("connect");
+	erred("proa_peer_address", proa_peer_address(edge.socket, &edge.address));
+	proa_prep_sendto(&sender->op, edge.socket, edge.bytes[1], sizeof edge.bytes[1], NULL, 0);
+	task_go(sender, NULL);
+	body_run();
+	if (has_erred())
+		return;
+	proa_prep_recvfrom(
+		&receiver->op, edge.socket, edge.bytes[0], sizeof edge.bytes[0], &edge.address, 0);
+	task_go(receiver, edge_came);
+	body_run();
+}
+
+void body_edges(void)
+{
+	const struct sockaddr_in any = { .sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+
+	edge.socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (edge.socket < 0 || bind(edge.socket, (const void *)&any, sizeof any) < 0 ||
+		pipe2(edge.pipe, O_CLOEXEC) < 0)
+		wrong("a socket and a pipe");
+	if (!body_open(NULL)) {
+		close(edge.socket);
+		close(edge.pipe[0]);
+		close(edge.pipe[1]);
+		return;
+	}
+	own(edge.socket);
+	own(edge.pipe[0]);
+	own(edge.pipe[1]);
+	edge_rename();
+	if (!given_up())
+		edge_wait();
+	if (!given_up())
+		edge_datagram();
+	body_close();
+}
+
 /* ---- sendfile, to a socket, a pipe and a file ---------------------------------------------- */
 
 static void sent_file_read(struct task *task, const struct proa_completion *c)
