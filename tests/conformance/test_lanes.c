@@ -486,6 +486,7 @@ TEST(8, "receives", recv_all_waits_and_keeps_what_it_took)
 		struct ends ends = maker->make(false);
 		unsigned char bytes[100];
 		struct record record;
+		size_t took;
 
 		printf("%s\n", maker->name);
 		record_init(&record, port);
@@ -496,16 +497,18 @@ TEST(8, "receives", recv_all_waits_and_keeps_what_it_took)
 			CHECK(proa_run_once(port, 2 * PROA_MILLISECOND) >= 0);
 			CHECK_INT(record.finals, 0);
 		}
-		/* Cancelled part-way: what it took is there, and counted. */
+		run_quiet(port);
+		/* Cancelled part-way: what it took is there, and counted; what it did not
+		 * come to yet (a worker may be slow) is there for the next. */
 		proa_cancel(&record.op);
 		RUN_UNTIL(port, record.finals == 1);
-		CHECK(record.last == PROA_ECANCELED || record.last == 9);
-		CHECK_INT(proa_op_count(&record.op), 9);
-		CHECK(memcmp(bytes, "012345678", 9) == 0);
+		took = (size_t)proa_op_count(&record.op);
+		CHECK(record.last == PROA_ECANCELED || record.last == (int32_t)took);
+		CHECK(took > 0 && took <= 9);
 		peer_write(ends.peer, "9", 1);
-		proa_prep_recv(&record.op, ends.ours, bytes, 1, PROA_ALL);
-		CHECK_INT(record_run(&record), 1);
-		CHECK_INT(bytes[0], '9');
+		proa_prep_recv(&record.op, ends.ours, bytes + took, 10 - took, PROA_ALL);
+		CHECK_INT(record_run(&record), 10 - took);
+		CHECK(memcmp(bytes, "0123456789", 10) == 0);
 		close_ends(port, &ends);
 	}
 	test_close(port);
