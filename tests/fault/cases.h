@@ -21,6 +21,7 @@ enum case_kind {
 	CASE_COUNTS, /* no fault: what is called, and what is left */
 	CASE_FAULT,
 	CASE_FIRST, /* a fault in the first run of a process */
+	CASE_NONE, /* no more: the process ends by itself, as coverage wants it */
 };
 
 /* What a process has found. */

@@ -146,6 +146,8 @@ static _Noreturn void serve(const struct body *body, struct order *order, HANDLE
 
 	for (;;) {
 		WaitForSingleObject(go, INFINITE);
+		if (order->kind == CASE_NONE)
+			TerminateProcess(GetCurrentProcess(), 0);
 		if (order->kind == CASE_COUNTS) {
 			run_count(body, &order->counted);
 		} else {
@@ -287,6 +289,17 @@ static void end(struct process *process)
 	process->id = NULL;
 }
 
+/* One that waits for its next case. */
+static void let_end(struct process *process)
+{
+	if (process->id == NULL)
+		return;
+	process->order->kind = CASE_NONE;
+	SetEvent(process->go);
+	WaitForSingleObject(process->id, SECONDS * 1000);
+	end(process);
+}
+
 static void begin(struct slot *slot)
 {
 	static HANDLE job;
@@ -322,7 +335,7 @@ void process_start(struct slot *slot, enum case_kind kind)
 	const char *factor = getenv("TEST_TIME_FACTOR");
 
 	if (kind != CASE_FAULT)
-		end(process);
+		let_end(process);
 	if (process->id == NULL)
 		begin(slot);
 	process->order->kind = kind;
@@ -367,7 +380,7 @@ struct slot *process_wait(struct slot *slots, char *how, size_t size)
 void process_rest(struct slot *slots)
 {
 	for (int i = 0; i < SLOTS; i++)
-		end(slots[i].process);
+		let_end(slots[i].process);
 }
 
 /* Under wine 8 a call on a socket is seen never to end, once in some thousand cases. */
