@@ -231,7 +231,7 @@ static void script_check(int32_t result)
 static bool script_repeats(int32_t result)
 {
 	return result == PROA_ECANCELED || result == PROA_ETIMEDOUT ||
-	       (result < 0 && script.step != STAT_GONE && system_fails());
+	       (result < 0 && result != script_expected() && system_fails());
 }
 
 static void judge_script(struct task *task, const struct proa_completion *c)
