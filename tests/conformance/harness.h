@@ -301,6 +301,12 @@ void peer_writer_join(struct peer_writer *writer);
 proa_process act(const char *script);
 /* Waits for it, as its parent: `signal` has ended it (on Windows, something has). */
 void expect_killed(proa_process process, int signal);
+/* Waits for it, as its parent: it has ended by itself, and well. */
+void expect_ended(proa_process process);
+/* As the system has it: no links, and from the root on. */
+bool whole_path(const char *path, char *out, size_t size);
+/* On Windows: this program, which acts by `--act SCRIPT`. */
+const char *test_program(void);
 /* It has been waited for already: nobody can do so again. */
 void expect_reaped(proa_process process);
 

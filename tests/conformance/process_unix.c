@@ -233,6 +233,25 @@ void expect_killed(proa_process process, int signal)
 	CHECK_INT(WTERMSIG(status), signal);
 }
 
+void expect_ended(proa_process process)
+{
+	int status;
+
+	CHECK_SYSTEM(waitpid((pid_t)process, &status, 0));
+	CHECK_INT(status, 0);
+}
+
+bool whole_path(const char *path, char *out, size_t size)
+{
+	char *whole = realpath(path, NULL);
+
+	if (whole == NULL)
+		return false;
+	snprintf(out, size, "%s", whole);
+	free(whole);
+	return true;
+}
+
 void expect_reaped(proa_process process)
 {
 	int status;

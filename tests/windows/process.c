@@ -35,7 +35,17 @@ static LONG WINAPI say_exception(EXCEPTION_POINTERS *about)
 	return EXCEPTION_EXECUTE_HANDLER;
 }
 
-/* "sleep SECONDS", "exit CODE" and "print TEXT", with "; " between. */
+/* What was given to standard input, to standard output. */
+static void copy_input(void)
+{
+	char bytes[256];
+	size_t n;
+
+	while ((n = fread(bytes, 1, sizeof(bytes), stdin)) > 0)
+		fwrite(bytes, 1, n, stdout);
+}
+
+/* "sleep SECONDS", "exit CODE", "print TEXT", "error TEXT" and "cat", with "; " between. */
 static int play(char *script)
 {
 	int code = 0;
@@ -49,6 +59,10 @@ static int play(char *script)
 			Sleep((DWORD)(seconds * 1000));
 		else if (sscanf(step, " print %255[^\n]", text) == 1)
 			printf("%s\n", text);
+		else if (sscanf(step, " error %255[^\n]", text) == 1)
+			fprintf(stderr, "%s\n", text);
+		else if (strcmp(step, " cat") == 0)
+			copy_input();
 		else if (sscanf(step, " exit %d", &code) == 1)
 			break;
 		else
@@ -57,12 +71,46 @@ static int play(char *script)
 	return code;
 }
 
+/* What the process was started with: "<one><two>". */
+static int show_words(char **words)
+{
+	for (; *words != NULL; words++)
+		printf("<%s>", *words);
+	return 0;
+}
+
+static int show_place(void)
+{
+	const char *const names[] = { "ONE", "TWO", "HOME" };
+	char folder[1024];
+
+	for (int i = 0; i < 3; i++)
+		printf("%s%c", getenv(names[i]) != NULL ? getenv(names[i]) : "",
+			i < 2 ? '-' : '\n');
+	printf("%s\n", getcwd(folder, sizeof(folder)) != NULL ? folder : "?");
+	return 0;
+}
+
+/* A process that a test has started. */
+static void be_child(int argc, char **argv)
+{
+	if (argc < 2)
+		return;
+	for (int i = 0; i < 3; i++)
+		_setmode(i, _O_BINARY);
+	if (argc == 3 && strcmp(argv[1], ACTS_AS) == 0)
+		exit(play(argv[2]));
+	if (strcmp(argv[1], "--show-words") == 0)
+		exit(show_words(argv + 2));
+	if (strcmp(argv[1], "--show-place") == 0)
+		exit(show_place());
+}
+
 void process_main(int argc, char **argv, void (*body)(const char *name))
 {
 	intptr_t mapping;
 
-	if (argc == 3 && strcmp(argv[1], ACTS_AS) == 0)
-		exit(play(argv[2]));
+	be_child(argc, argv);
 	if (argc != 5 || strcmp(argv[1], STARTED_AS) != 0)
 		return;
 	mapping = (intptr_t)strtoll(argv[4], NULL, 10);
@@ -259,7 +307,7 @@ void process_forget(struct process *process)
 
 /* ---- Children ---- */
 
-static const char *test_program(void)
+const char *test_program(void)
 {
 	static char path[MAX_PATH];
 
@@ -287,6 +335,21 @@ void expect_killed(proa_process process, int signal)
 	CHECK(GetExitCodeProcess(handle_in(process), &code));
 	CHECK(code != 0 && code != STILL_ACTIVE);
 	CloseHandle(handle_in(process));
+}
+
+void expect_ended(proa_process process)
+{
+	DWORD code = STILL_ACTIVE;
+
+	CHECK_INT(WaitForSingleObject(handle_in(process), 10000), WAIT_OBJECT_0);
+	CHECK(GetExitCodeProcess(handle_in(process), &code));
+	CHECK_INT(code, 0);
+	CloseHandle(handle_in(process));
+}
+
+bool whole_path(const char *path, char *out, size_t size)
+{
+	return _fullpath(out, path, size) != NULL;
 }
 
 /* To be waited for is, here, to have its handle closed. */
