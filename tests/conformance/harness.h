@@ -303,6 +303,8 @@ proa_process act(const char *script);
 void expect_killed(proa_process process, int signal);
 /* Waits for it, as its parent: it has ended by itself, and well. */
 void expect_ended(proa_process process);
+/* Waits for it, as its parent: abort() has ended it. */
+void expect_aborted(proa_process process);
 /* As the system has it: no links, and from the root on. */
 bool whole_path(const char *path, char *out, size_t size);
 /* On Windows: this program, which acts by `--act SCRIPT`. */

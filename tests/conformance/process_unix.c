@@ -233,6 +233,11 @@ void expect_killed(proa_process process, int signal)
 	CHECK_INT(WTERMSIG(status), signal);
 }
 
+void expect_aborted(proa_process process)
+{
+	expect_killed(process, SIGABRT);
+}
+
 void expect_ended(proa_process process)
 {
 	int status;

@@ -1390,11 +1390,19 @@ TEST(3, "misuse: another thread", misuse_by_a_second_thread)
 	test_close(port);
 }
 
+/* Starts a program that misuses a port, and takes its stderr. */
 #ifdef _WIN32
-NOT_HERE(3, "misuse says what and aborts", misuse_aborts_by_default,
-	"no fork to look at an abort from")
-#else
+static proa_process misuse_start(int output)
+{
+	const char *const words[] = { test_program(), "--act", "misuse", NULL };
+	const proa_handle standard[3] = { output, output, output };
+	struct proa_command command = { .arguments = words, .standard = standard };
+	proa_process process = 0;
 
+	CHECK_INT(proa_spawn(&command, &process), 0);
+	return process;
+}
+#else
 static _Noreturn void misuse_child(int output)
 {
 	struct rlimit none = { 0, 0 };
@@ -1412,30 +1420,34 @@ static _Noreturn void misuse_child(int output)
 	_exit(4);
 }
 
+static proa_process misuse_start(int output)
+{
+	pid_t pid = CHECK_SYSTEM(fork());
+
+	if (pid == 0)
+		misuse_child(output);
+	return pid;
+}
+#endif
+
 TEST(3, "misuse says what and aborts", misuse_aborts_by_default)
 {
 	char text[1024] = "";
-	int output[2], status;
+	int output[2];
 	size_t length = 0;
 	ssize_t n;
-	pid_t pid;
+	proa_process process;
 
-	CHECK_SYSTEM(pipe(output));
-	pid = CHECK_SYSTEM(fork());
-	if (pid == 0)
-		misuse_child(output[1]);
+	CHECK_SYSTEM(pipe2(output, 0));
+	process = misuse_start(output[1]);
 	close(output[1]);
 	while (length < sizeof(text) - 1 &&
 		(n = read(output[0], text + length, sizeof(text) - 1 - length)) > 0)
 		length += (size_t)n;
 	close(output[0]);
-	CHECK_SYSTEM(waitpid(pid, &status, 0));
-	CHECK(WIFSIGNALED(status));
-	CHECK_INT(WTERMSIG(status), SIGABRT);
+	expect_aborted(process);
 	CHECK(strstr(text, "in flight") != NULL);
 }
-
-#endif
 
 /* ---- Rule 4 ---- */
 

@@ -45,7 +45,24 @@ static void copy_input(void)
 		fwrite(bytes, 1, n, stdout);
 }
 
-/* "sleep SECONDS", "exit CODE", "print TEXT", "error TEXT" and "cat", with "; " between. */
+/* What can't be told by a completion: aborts. */
+static int misuse(void)
+{
+	struct proa_port *port = NULL;
+	struct proa_op op;
+
+	SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+	if (proa_port_open(NULL, &port) < 0)
+		return 5;
+	proa_op_init(&op, port, NULL);
+	proa_prep_timer(&op, PROA_SECOND);
+	proa_submit(&op, NULL);
+	proa_prep_timer(&op, 0);
+	return 4;
+}
+
+/* "sleep SECONDS", "exit CODE", "print TEXT", "error TEXT", "cat" and "misuse", with "; "
+ * between. */
 static int play(char *script)
 {
 	int code = 0;
@@ -63,6 +80,8 @@ static int play(char *script)
 			fprintf(stderr, "%s\n", text);
 		else if (strcmp(step, " cat") == 0)
 			copy_input();
+		else if (strcmp(step, "misuse") == 0)
+			code = misuse();
 		else if (sscanf(step, " exit %d", &code) == 1)
 			break;
 		else
@@ -337,14 +356,27 @@ void expect_killed(proa_process process, int signal)
 	CloseHandle(handle_in(process));
 }
 
-void expect_ended(proa_process process)
+static DWORD end_of(proa_process process)
 {
 	DWORD code = STILL_ACTIVE;
 
 	CHECK_INT(WaitForSingleObject(handle_in(process), 10000), WAIT_OBJECT_0);
 	CHECK(GetExitCodeProcess(handle_in(process), &code));
-	CHECK_INT(code, 0);
 	CloseHandle(handle_in(process));
+	return code;
+}
+
+void expect_ended(proa_process process)
+{
+	CHECK_INT(end_of(process), 0);
+}
+
+/* 3 is what the C runtime's abort() gives; newer ones have the system say it. */
+void expect_aborted(proa_process process)
+{
+	DWORD code = end_of(process);
+
+	CHECK(code == 3 || code == 0xc0000409);
 }
 
 bool whole_path(const char *path, char *out, size_t size)
