@@ -2,6 +2,7 @@
  * seen, and what is freed here but came from them is let through. */
 #include "blocks.h"
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,6 +30,7 @@ struct block {
 	bool old;
 };
 
+static atomic_ulong asked;
 static struct block *chains[CHAINS];
 static SRWLOCK lock = SRWLOCK_INIT;
 /* Set in a thread that makes room for its thread-local variables: they go with it. */
@@ -82,11 +84,13 @@ static struct block *leave(const void *at)
 
 void *__wrap_malloc(size_t size)
 {
+	atomic_fetch_add(&asked, 1);
 	return enter(__real_malloc(size), size, __builtin_return_address(0));
 }
 
 void *__wrap_calloc(size_t count, size_t size)
 {
+	atomic_fetch_add(&asked, 1);
 	return enter(__real_calloc(count, size), count * size, __builtin_return_address(0));
 }
 
@@ -96,6 +100,7 @@ void *__wrap_realloc(void *at, size_t size)
 	struct block *block = leave(at);
 	void *moved = __real_realloc(at, size);
 
+	atomic_fetch_add(&asked, 1);
 	if (block == NULL)
 		return enter(moved, size, __builtin_return_address(0));
 	if (moved == NULL && size == 0) { /* freed */
@@ -178,6 +183,11 @@ void blocks_note(void)
 	if (of_thread == TLS_OUT_OF_INDEXES)
 		of_thread = TlsAlloc();
 	each_new(true, NULL);
+}
+
+unsigned long blocks_asked(void)
+{
+	return atomic_load(&asked);
 }
 
 int blocks_new(void)

@@ -8,6 +8,8 @@
 void blocks_note(void);
 /* How many have been made since, are there still, and are not named by a variable. */
 int blocks_new(void);
+/* How many times memory was asked for. */
+unsigned long blocks_asked(void);
 /* Writes them to stderr: size, and who asked, as an offset in the image for addr2line. */
 void blocks_show(void);
 
