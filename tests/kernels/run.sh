@@ -194,10 +194,15 @@ for engine in io_uring epoll poll select; do
 done
 run 'netem, io_uring without newer features' env PROA_ENGINE=io_uring PROA_URING_OFF=all load 24 262144 400
 tc -s qdisc show dev lo
-# Its model knows of datagrams that come late, and of none that come twice or never.
 tc qdisc del dev lo root
 tc qdisc add dev lo root netem delay 3ms limit 10000
-run 'delay: random' random --engine io_uring --engine epoll --count 2 --steps 400
+run 'delay: random' random --engine io_uring --engine epoll --count 1 --steps 400
+# Of datagrams the model then asks less; of streams it asks the same.
+tc qdisc del dev lo root
+tc qdisc add dev lo root netem delay 3ms 1ms loss 2% reorder 25% 50% duplicate 1% limit 10000
+for engine in io_uring epoll poll select; do
+	run "loss: random, $engine" env RANDOM_LOSSY=1 random --engine $engine --seed 20 --count 2 --steps 400
+done
 END
 }
 

@@ -1,6 +1,7 @@
 /* Two UDP sockets that send to each other. Each datagram says which one it is:
  * each must come at most once, whole or marked as cut, and in the end all that
- * were sent must have come (loopback loses none of so few). */
+ * were sent must have come (loopback loses none of so few). With RANDOM_LOSSY the
+ * network loses and doubles some: most must come, as they were sent. */
 #include "posix.h"
 #include "random.h"
 
@@ -13,7 +14,12 @@
 #define LENGTH_MOST    1400
 #define HEADER         8
 
-enum fate { UNSENT, SENDING, SENT, COME };
+/* With RANDOM_LOSSY: what has not come for so long counts as lost, so that others are sent;
+ * and of so many that were sent, more than half must have come. */
+#define LOST_AFTER (500 * PROA_MILLISECOND)
+#define LOSSY_FEW  20
+
+enum fate { UNSENT, SENDING, SENT, LOST, COME };
 
 static struct side {
 	proa_handle handle;
@@ -24,9 +30,12 @@ static struct side {
 	unsigned char fates[DATAGRAMS_MOST];
 	unsigned short_sent[HEADER], short_come[HEADER], short_sending[HEADER];
 	unsigned sending;
+	unsigned lost, arrived; /* of those with a header */
+	int64_t latest; /* when one of them was sent, or came */
 	/* what it receives */
 	unsigned receiving;
 	bool has_multi, is_closing, is_closed;
+	bool was_awaited; /* it closed when nothing more was to come */
 } sides[2];
 
 static struct side *other_side(const struct side *side)
@@ -44,6 +53,32 @@ static unsigned unread(const struct side *side)
 	for (unsigned i = 0; i < HEADER; i++)
 		count += side->short_sending[i] + side->short_sent[i] - side->short_come[i];
 	return count;
+}
+
+/* Does the network lose datagrams, and double them? */
+static bool is_lossy(void)
+{
+	return getenv("RANDOM_LOSSY") != NULL;
+}
+
+static bool is_quiet(const struct side *side)
+{
+	return !is_lossy() || clock_ns() - side->latest >= LOST_AFTER;
+}
+
+/* Nothing has come for long: what was sent is not waited for. It may come all the same. */
+static void forget_lost(struct side *side)
+{
+	if (!is_lossy() || !is_quiet(side))
+		return;
+	for (uint32_t i = 0; i < side->count; i++)
+		if (side->fates[i] == SENT) {
+			side->fates[i] = LOST;
+			side->lost++;
+		}
+	for (unsigned i = 0; i < HEADER; i++)
+		if (side->short_come[i] < side->short_sent[i])
+			side->short_come[i] = side->short_sent[i];
 }
 
 /* ---- sends ------------------------------------------------------------------ */
@@ -83,8 +118,10 @@ static void send_one(struct side *side)
 	struct task *task;
 	uint32_t id = side->count, length;
 
+	forget_lost(side);
 	if (side->count == DATAGRAMS_MOST || unread(side) >= UNREAD_MOST)
 		return;
+	side->latest = clock_ns();
 	task = task_new("sendto", judge_sendto, NULL);
 	task->length =
 		chance(10) ? (size_t)choose(HEADER) : HEADER + (size_t)choose(LENGTH_MOST - HEADER);
@@ -129,9 +166,12 @@ static void come(struct side *from, const unsigned char *bytes, size_t length, b
 	if (length < HEADER) {
 		if (cut)
 			return; /* nobody knows which one */
-		from->short_come[length]++;
-		HOLDS(from->short_come[length] <=
-				from->short_sent[length] + from->short_sending[length],
+		if (!is_lossy() || from->short_come[length] <
+					   from->short_sent[length] + from->short_sending[length])
+			from->short_come[length]++;
+		HOLDS(from->short_come[length] > 0 &&
+				from->short_come[length] <=
+					from->short_sent[length] + from->short_sending[length],
 			"more datagrams of %zu bytes have come than were sent", length);
 		for (size_t i = 0; i < length; i++)
 			HOLDS(bytes[i] == length, "a short datagram is not as it was sent");
@@ -140,14 +180,17 @@ static void come(struct side *from, const unsigned char *bytes, size_t length, b
 	memcpy(&id, bytes, sizeof(id));
 	memcpy(&whole, bytes + 4, sizeof(whole));
 	HOLDS(id < from->count, "a datagram that was never sent");
-	HOLDS(from->fates[id] == SENDING || from->fates[id] == SENT,
+	HOLDS(from->fates[id] == SENDING || from->fates[id] == SENT ||
+			(is_lossy() && from->fates[id] != UNSENT),
 		"datagram %u has come although it was %s", id,
 		from->fates[id] == COME ? "here before" : "not sent");
 	HOLDS(cut ? whole > length : whole == length, "datagram %u of %u bytes comes with %zu", id,
 		whole, length);
 	for (size_t i = HEADER; i < length; i++)
 		HOLDS(bytes[i] == datagram_byte(id, i), "byte %zu of datagram %u is wrong", i, id);
+	from->arrived += from->fates[id] != COME;
 	from->fates[id] = COME;
+	from->latest = clock_ns();
 }
 
 static void judge_recvfrom(struct task *task, const struct proa_completion *c)
@@ -301,11 +344,15 @@ bool datagrams_finish(void)
 		goes_on = goes_on || !side->is_closed;
 		if (side->is_closing)
 			continue;
+		forget_lost(from);
+		forget_lost(side);
 		if (side->sending == 0 && from->sending == 0 && unread(from) == 0 &&
-			unread(side) == 0)
+			unread(side) == 0 && is_quiet(side) && is_quiet(from)) {
+			side->was_awaited = true;
 			close_side(side);
-		else if (side->receiving == 0)
+		} else if (side->receiving == 0) {
 			receive_one(side, true);
+		}
 	}
 	return goes_on;
 }
@@ -334,7 +381,14 @@ void datagrams_tell(void)
 
 void datagrams_check(void)
 {
-	for (unsigned i = 0; i < 2; i++)
-		if (!sides[i].is_closed)
-			close(sides[i].handle);
+	for (unsigned i = 0; i < 2; i++) {
+		const struct side *side = &sides[i];
+
+		HOLDS(side->lost < LOSSY_FEW || !sides[1 - i].was_awaited ||
+				side->arrived > side->lost,
+			"of the datagrams of side %u %u are lost, and %u have come", i, side->lost,
+			side->arrived);
+		if (!side->is_closed)
+			close(side->handle);
+	}
 }
