@@ -61,18 +61,29 @@ static ULONG events_of(const struct proa_op *op)
 	       ((events & POLLOUT) ? AFD_SEND : 0u);
 }
 
-/* Files never block; pipes and consoles have no driver that tells of them. */
-static int32_t poll_other(const struct proa_op *op, int fd)
+/* Files never block; pipes and consoles have no driver that tells of them. A file's
+ * answer comes by a packet as any other does, or a multishot poll would have no end. */
+static int32_t poll_other(
+	struct proa_port *port, struct proa_op *op, int fd, enum request_kind kind)
 {
+	struct large *large;
 	enum handle_type type;
 	bool blocking;
-	int error = system_classify(fd, &type, &blocking);
+	int32_t result = system_classify(fd, &type, &blocking);
 
-	if (error < 0)
-		return error;
+	if (result < 0)
+		return result;
 	if (type != HANDLE_FILE)
 		return PROA_EOPNOTSUPP;
-	return (int32_t)(op->flags_ & (PROA_READABLE | PROA_WRITABLE));
+	large = (struct large *)request_take(iocp_of(port), op, kind, fd, true);
+	if (large == NULL)
+		return PROA_ENOMEM;
+	large->is.poll.count = 1;
+	large->is.poll.events = AFD_RECEIVE | AFD_SEND;
+	result = request_post(iocp_of(port), &large->request, KEY_CALL);
+	if (result != STEP_STARTED)
+		request_put(iocp_of(port), &large->request);
+	return result;
 }
 
 int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum request_kind kind)
@@ -86,7 +97,7 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 
 	port->stats.system_calls += 2;
 	if (base == NULL)
-		return poll_other(op, fd);
+		return poll_other(port, op, fd, kind);
 	if (iocp->helper < 0 && (error = helper_open(iocp)) < 0)
 		return error;
 	large = (struct large *)request_take(iocp, op, kind, iocp->helper, true);
@@ -112,8 +123,9 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 		return STEP_STARTED;
 	}
 	request_put(iocp, &large->request);
-	return status == STATUS_OBJECT_TYPE_MISMATCH ? poll_other(op, fd)
-						     : system_code((unsigned long)status);
+	/* A layer of Winsock's may have taken anything for a socket; so does wine. */
+	return windows_is_socket(fd) ? system_code((unsigned long)status)
+				     : poll_other(port, op, fd, kind);
 }
 
 int32_t poll_result(const struct proa_op *op, const struct large *large, NTSTATUS status)
