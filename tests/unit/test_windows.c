@@ -1399,6 +1399,113 @@ static void waits_that_fail_are_told(void **state)
 	fail_waits_of("select");
 }
 
+/* ---- engines ----------------------------------------------------------------------------------- */
+
+static const char *const engines[] = { "iocp", "poll", "select" };
+
+#define FOR_ENGINES(engine) \
+	for (const char *const *engine = engines; engine < engines + 3; engine++)
+
+static struct proa_port *engine_port(const char *engine)
+{
+	const struct proa_port_options options = { .engine = engine };
+	struct proa_port *port;
+
+	assert_int_equal(proa_port_open(&options, &port), 0);
+	return port;
+}
+
+/* There is none that every way of waiting knows. */
+static void ports_have_no_descriptor(void **state)
+{
+	(void)state;
+	FOR_ENGINES(engine)
+	{
+		struct proa_port *port = engine_port(*engine);
+
+		assert_true(proa_port_descriptor(port) == PROA_NO_HANDLE);
+		assert_int_equal(proa_port_close(port), 0);
+	}
+}
+
+static int32_t poll_once(struct proa_port *port, HANDLE handle, uint32_t events)
+{
+	struct proa_op op;
+
+	proa_op_init(&op, port, NULL);
+	proa_prep_poll(&op, (proa_handle)handle, events);
+	proa_submit(&op, NULL);
+	return wait_one(port, &op);
+}
+
+/* Of pipes no driver tells; what is closed is no handle. */
+static void polls_of_what_is_no_socket(void **state)
+{
+	struct proa_port *port = engine_port("iocp");
+	HANDLE ends[2];
+
+	(void)state;
+	assert_true(CreatePipe(&ends[0], &ends[1], NULL, 0));
+	assert_int_equal(poll_once(port, ends[0], PROA_READABLE), PROA_EOPNOTSUPP);
+	CloseHandle(ends[0]);
+	CloseHandle(ends[1]);
+	assert_int_equal(poll_once(port, ends[0], PROA_READABLE), PROA_EBADF);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* Connects to what is no address of the internet are Winsock's to refuse. */
+static void other_families(void **state)
+{
+	(void)state;
+	FOR_ENGINES(engine)
+	{
+		struct proa_port *port = engine_port(*engine);
+		struct proa_address to = { .length = 16 };
+		struct proa_op op;
+		proa_handle ends[2];
+
+		to.to.any.sa_family = AF_UNIX;
+		assert_int_equal(proa_pair(port, ends), 0);
+		proa_op_init(&op, port, NULL);
+		proa_prep_connect(&op, ends[0], &to, 0);
+		proa_submit(&op, NULL);
+		assert_true(wait_one(port, &op) < 0);
+		proa_discard(port, ends[0]);
+		proa_discard(port, ends[1]);
+		assert_int_equal(proa_port_close(port), 0);
+	}
+}
+
+/* select() fails then, for all sockets that it waits for. */
+static void socket_closed_elsewhere(void **state)
+{
+	struct proa_port *port = engine_port("select");
+	proa_handle gone[2], ends[2];
+	struct proa_op lost, op;
+	char bytes[2];
+	int32_t result;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, gone), 0);
+	assert_int_equal(proa_pair(port, ends), 0);
+	proa_op_init(&lost, port, NULL);
+	proa_prep_recv(&lost, gone[0], bytes, 1, 0);
+	proa_submit(&lost, NULL);
+	proa_op_init(&op, port, NULL);
+	proa_prep_recv(&op, ends[0], bytes + 1, 1, 0);
+	proa_submit(&op, NULL);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	closesocket((SOCKET)gone[0]);
+	result = wait_one(port, &lost);
+	assert_true(result == PROA_EBADF || result == PROA_ENOTSOCK);
+	assert_int_equal(send((SOCKET)ends[1], "x", 1, 0), 1);
+	assert_int_equal(wait_one(port, &op), 1);
+	for (int i = 0; i < 2; i++)
+		proa_discard(port, ends[i]);
+	proa_discard(port, gone[1]);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, clean, clean)
 
 int main(int argc, char **argv)
@@ -1434,6 +1541,10 @@ int main(int argc, char **argv)
 		TEST(signals),
 		TEST(console_closes),
 		TEST(waits_that_fail_are_told),
+		TEST(ports_have_no_descriptor),
+		TEST(polls_of_what_is_no_socket),
+		TEST(other_families),
+		TEST(socket_closed_elsewhere),
 	};
 	char folder[MAX_PATH];
 	int failed;
