@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """How much of the library the tests have run, all builds and engines together.
 
-usage: report.py [--least PERCENT] [--missing] BUILD-FOLDER...
+usage: report.py [--windows] [--least PERCENT] [--missing] BUILD-FOLDER...
 
 The folders are builds with -Db_coverage=true whose tests have run. gcovr reads what they
 have counted, one set of objects at a time: a function of which the preprocessor makes two
 is more than it can put together. A file of which less was run than is asked for fails; so
 does one that nothing tells of. What can't be run is in the file `unreachable`, with its
-reason, and is not counted.
+reason, and is not counted. With --windows the builds are mingw-w64's, the table is of what
+runs on Windows alone, and the list is `unreachable-windows`.
 """
 import argparse
 import collections
@@ -21,8 +22,9 @@ import sys
 import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LIST = os.path.join(os.path.dirname(os.path.abspath(__file__)), "unreachable")
+LISTS = os.path.dirname(os.path.abspath(__file__))
 ROOMS = ("lib", "emu", "engines")
+ON_WINDOWS = ("engines/windows/*", "engines/iocp/*", "emu/w*")
 
 
 def object_folders(build):
@@ -32,10 +34,10 @@ def object_folders(build):
     return [folder for folder in found if glob.glob(os.path.join(folder, "*.gcno"))]
 
 
-def read_counts(folder, counts):
+def read_counts(folder, counts, gcov):
     with tempfile.TemporaryDirectory() as scratch:
         path = os.path.join(scratch, "counts.json")
-        command = ["gcovr", "--root", ROOT, "--json", path]
+        command = ["gcovr", "--gcov-executable", gcov, "--root", ROOT, "--json", path]
         for room in ROOMS:
             command += ["--filter", os.path.join(ROOT, room) + "/"]
         subprocess.run(command + [folder], check=True, cwd=ROOT)
@@ -50,12 +52,12 @@ def read_counts(folder, counts):
 class Exemption:
     """A line of the list: file | what of it | why."""
 
-    def __init__(self, text, number):
+    def __init__(self, text, place):
         fields = [field.strip() for field in text.split("|", 2)]
         if len(fields) != 3 or not all(fields):
-            sys.exit(f"{LIST}:{number}: not 'file | what | reason'")
+            sys.exit(f"{place}: not 'file | what | reason'")
         self.file, self.what, self.reason = fields
-        self.number, self.lines = number, 0
+        self.place, self.lines = place, 0
 
     def find(self, source):
         """The numbers of the lines that it speaks of: all, or those that match and what
@@ -81,10 +83,10 @@ def indent(line):
     return len(line) - len(line.lstrip("\t"))
 
 
-def read_list():
-    with open(LIST, encoding="utf-8") as file:
+def read_list(path):
+    with open(path, encoding="utf-8") as file:
         return [
-            Exemption(line, number)
+            Exemption(line, f"{path}:{number}")
             for number, line in enumerate(file, 1)
             if line.strip() and not line.startswith("#")
         ]
@@ -107,19 +109,27 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--least", type=float, default=90)
     parser.add_argument("--missing", action="store_true", help="names the lines")
+    parser.add_argument("--windows", action="store_true")
     parser.add_argument("folders", nargs="+")
     wishes = parser.parse_args()
+    gcov = "x86_64-w64-mingw32-gcov" if wishes.windows else "gcov"
     counts = collections.defaultdict(lambda: collections.defaultdict(int))
     for build in wishes.folders:
         for folder in object_folders(build):
-            read_counts(folder, counts)
-    exemptions = read_list()
+            read_counts(folder, counts, gcov)
+    exemptions = read_list(
+        os.path.join(LISTS, "unreachable-windows" if wishes.windows else "unreachable")
+    )
     passed = failed = total = run = 0
     sources = sorted(
         os.path.relpath(path, ROOT)
         for room in ROOMS
         for path in glob.glob(os.path.join(ROOT, room, "**", "*.[ch]"), recursive=True)
     )
+    if wishes.windows:
+        sources = [
+            name for name in sources if any(fnmatch.fnmatch(name, one) for one in ON_WINDOWS)
+        ]
     print(f"{'file':<32} {'lines':>6} {'run':>6} {'':>7}  {'exempt':>6}")
     for name in sources:
         with open(os.path.join(ROOT, name), encoding="utf-8") as file:
@@ -152,7 +162,7 @@ def main():
             print(f"    not run: {ranges(missing)}")
     for one in exemptions:
         if one.lines == 0:
-            print(f"{LIST}:{one.number}: {one.file} has no such line: {one.what}")
+            print(f"{one.place}: {one.file} has no such line: {one.what}")
             failed += 1
     print(f"{'all':<32} {total:>6} {run:>6} {100 * run / max(total, 1):>6.1f}%")
     print(f"at least {wishes.least:g}% in each file: {passed} passed, {failed} failed")
