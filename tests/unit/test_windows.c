@@ -1470,6 +1470,10 @@ static void other_families(void **state)
 		proa_prep_connect(&op, ends[0], &to, 0);
 		proa_submit(&op, NULL);
 		assert_true(wait_one(port, &op) < 0);
+		to.to.any.sa_family = AF_INET6; /* cut off */
+		proa_prep_connect(&op, ends[1], &to, 0);
+		proa_submit(&op, NULL);
+		assert_int_equal(wait_one(port, &op), PROA_EINVAL);
 		proa_discard(port, ends[0]);
 		proa_discard(port, ends[1]);
 		assert_int_equal(proa_port_close(port), 0);
