@@ -82,6 +82,7 @@ static void run_with_fault(const struct body *body, struct order *order)
 {
 	atomic_store(&order->faulty, true);
 	case_run(body, &order->plan, &order->counted);
+	case_note(&order->counted);
 	atomic_store(&order->faulty, false);
 }
 

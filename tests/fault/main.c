@@ -166,6 +166,24 @@ static void slot_start(struct slot *slot, enum case_kind kind, bool again)
 	slot->busy = true;
 }
 
+static const char *called[SITES_MOST];
+static unsigned called_count;
+
+static bool is_called(const char *name)
+{
+	for (unsigned i = 0; i < called_count; i++)
+		if (strcmp(called[i], name) == 0)
+			return true;
+	return false;
+}
+
+static void note_called(const struct counted *counted)
+{
+	for (unsigned i = 0; i < counted->site_count; i++)
+		if (!is_called(counted->sites[i].name) && called_count < SITES_MOST)
+			called[called_count++] = strdup(counted->sites[i].name);
+}
+
 static void settle_one(void)
 {
 	char how[64];
@@ -183,6 +201,7 @@ static void settle_one(void)
 		return;
 	}
 	passed++;
+	note_called(slot->counted);
 	if (slot->counted->come == 0 && slot->plan.nth > 0)
 		missed++;
 	if (wishes.verbose) {
@@ -231,24 +250,6 @@ static void await_cases(void)
 	for (int i = 0; i < SLOTS; i++)
 		while (slots[i].busy)
 			settle_one();
-}
-
-static const char *called[SITES_MOST];
-static unsigned called_count;
-
-static bool is_called(const char *name)
-{
-	for (unsigned i = 0; i < called_count; i++)
-		if (strcmp(called[i], name) == 0)
-			return true;
-	return false;
-}
-
-static void note_called(const struct counted *counted)
-{
-	for (unsigned i = 0; i < counted->site_count; i++)
-		if (!is_called(counted->sites[i].name) && called_count < SITES_MOST)
-			called[called_count++] = strdup(counted->sites[i].name);
 }
 
 /* Calls that can be made to fail, and that no body has made on any engine. */
