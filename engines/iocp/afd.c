@@ -61,28 +61,25 @@ static ULONG events_of(const struct proa_op *op)
 	       ((events & POLLOUT) ? AFD_SEND : 0u);
 }
 
-/* Files never block; pipes and consoles have no driver that tells of them. A file's
- * answer comes by a packet as any other does, or a multishot poll would have no end. */
-static int32_t poll_other(
-	struct proa_port *port, struct proa_op *op, int fd, enum request_kind kind)
+/* What is no socket. A file is ready always; one that is asked for again and again is
+ * told of by a packet of our own, so that others have their turn. */
+static int32_t start_other(struct proa_port *port, struct proa_op *op, int fd)
 {
+	struct iocp *iocp = iocp_of(port);
+	int32_t result = windows_poll_other(op, fd);
 	struct large *large;
-	enum handle_type type;
-	bool blocking;
-	int32_t result = system_classify(fd, &type, &blocking);
 
-	if (result < 0)
+	if (result < 0 || op->kind_ != PROA_OP_POLL_MULTI)
 		return result;
-	if (type != HANDLE_FILE)
-		return PROA_EOPNOTSUPP;
-	large = (struct large *)request_take(iocp_of(port), op, kind, fd, true);
+	large = (struct large *)request_take(iocp, op, REQUEST_POLL, fd, true);
 	if (large == NULL)
 		return PROA_ENOMEM;
+	memset(&large->is.poll, 0, sizeof large->is.poll);
 	large->is.poll.count = 1;
 	large->is.poll.events = AFD_RECEIVE | AFD_SEND;
-	result = request_post(iocp_of(port), &large->request, KEY_CALL);
+	result = request_post(iocp, &large->request, KEY_CALL);
 	if (result != STEP_STARTED)
-		request_put(iocp_of(port), &large->request);
+		request_put(iocp, &large->request);
 	return result;
 }
 
@@ -97,7 +94,7 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 
 	port->stats.system_calls += 2;
 	if (base == NULL)
-		return poll_other(port, op, fd, kind);
+		return start_other(port, op, fd);
 	if (iocp->helper < 0 && (error = helper_open(iocp)) < 0)
 		return error;
 	large = (struct large *)request_take(iocp, op, kind, iocp->helper, true);
@@ -123,9 +120,8 @@ int32_t start_poll(struct proa_port *port, struct proa_op *op, int fd, enum requ
 		return STEP_STARTED;
 	}
 	request_put(iocp, &large->request);
-	/* A layer of Winsock's may have taken anything for a socket; so does wine. */
-	return windows_is_socket(fd) ? system_code((unsigned long)status)
-				     : poll_other(port, op, fd, kind);
+	return status == STATUS_OBJECT_TYPE_MISMATCH ? start_other(port, op, fd)
+						     : system_code((unsigned long)status);
 }
 
 int32_t poll_result(const struct proa_op *op, const struct large *large, NTSTATUS status)

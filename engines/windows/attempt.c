@@ -469,16 +469,33 @@ int32_t attempt_poll_result(short revents)
 			 ((revents & POLLERR) ? PROA_HANGUP : 0u));
 }
 
+int32_t windows_poll_other(const struct proa_op *op, int fd)
+{
+	enum handle_type type;
+	bool blocking;
+	int error = system_classify(fd, &type, &blocking);
+
+	if (error < 0)
+		return error;
+	/* A file has no end that would be told. */
+	if (type != HANDLE_FILE || (op->flags_ & (PROA_READABLE | PROA_WRITABLE)) == 0)
+		return PROA_EOPNOTSUPP;
+	return (int32_t)(op->flags_ & (PROA_READABLE | PROA_WRITABLE));
+}
+
 static int32_t try_poll(struct proa_port *port, struct proa_op *op)
 {
 	WSAPOLLFD p = { .fd = windows_socket_of(op->handle_), .events = attempt_events(op) };
 	short given;
 
 	port->stats.system_calls++;
-	if (WSAPoll(&p, 1, 0) < 0)
-		return failed();
+	if (WSAPoll(&p, 1, 0) < 0) {
+		if (WSAGetLastError() != WSAENOTSOCK)
+			return failed();
+		p.revents = POLLNVAL;
+	}
 	if (p.revents & POLLNVAL)
-		return PROA_EBADF;
+		return windows_poll_other(op, op->handle_);
 	given = p.revents;
 	if ((p.events & POLLIN) == 0)
 		given &= (short)~POLLHUP;

@@ -67,6 +67,10 @@ static inline bool windows_is_whole(const struct proa_address *address)
 	}
 }
 
+/* attempt.c: a poll of what is no socket: files never block; pipes and consoles have no
+ * driver that tells of them. */
+int32_t windows_poll_other(const struct proa_op *op, int fd);
+
 /* transfer.c: reads from `offset` on, be the handle overlapped or not: bytes, 0 at the
  * end of the file, or an error. Blocks. */
 int32_t windows_read_at(int file, uint64_t offset, void *buffer, uint32_t length);
