@@ -171,8 +171,9 @@ static int op_check_handle(const struct proa_op *op, const struct handle *handle
 		return PROA_EISCONN;
 	if (handle->type == HANDLE_DATAGRAM && op->kind_ == PROA_OP_SENDFILE)
 		return PROA_EINVAL; /* a datagram has no parts */
-	if ((op->kind_ == PROA_OP_RECV || op->kind_ == PROA_OP_RECVFROM) && op->length_ == 0 &&
-		handle->type != HANDLE_DATAGRAM)
+	if ((op->kind_ == PROA_OP_RECV || op->kind_ == PROA_OP_RECVFROM ||
+		    op->kind_ == PROA_OP_RECVMSG) &&
+		handle->type != HANDLE_DATAGRAM && op_length(op) == 0)
 		return PROA_EINVAL; /* 0 would read as the end of the stream */
 	if (op->kind_ == PROA_OP_RECV && (op->flags_ & PROA_PEEK) &&
 		(handle->type == HANDLE_PIPE || handle->type == HANDLE_FILE))
@@ -460,5 +461,8 @@ void proa_op_strand(struct proa_op *op, struct proa_strand *strand)
 
 uint64_t proa_op_count(const struct proa_op *op)
 {
+	/* Of what moves no bytes it is a time, as long as it is in flight. */
+	if (op->state_ != OP_IDLE && (op_is_dated(op) || op_is_timer(op)))
+		return 0;
 	return flight(op)->moved;
 }

@@ -391,6 +391,8 @@ static int32_t try_sendmsg(struct proa_port *port, struct proa_op *op, const str
 	} else {
 		m.msg_iovlen = (size_t)lane_gather(
 			port, op, (struct proa_slice *)slices, SLICES_MOST, &bytes, &more);
+		if (m.msg_iovlen == 0)
+			return 0;
 	}
 	if (message->peer.length > 0) {
 		m.msg_name = &message->peer.to;
@@ -477,14 +479,31 @@ static int32_t try_sendfile(struct proa_port *port, struct proa_op *op, const st
 
 /* ---- connections ---------------------------------------------------------------------- */
 
+/* No connection ever comes to what does not listen: 0, or what accept(2) says of it. */
+static int32_t accept_refusal(int fd)
+{
+	socklen_t length = sizeof(int);
+	int listens = 0, type = 0;
+
+	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
+		return errno == ENOTSOCK ? PROA_ENOTSOCK : 0;
+	if (listens || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0)
+		return 0;
+	return type == SOCK_DGRAM ? PROA_EOPNOTSUPP : PROA_EINVAL;
+}
+
 static int32_t try_accept(struct proa_port *port, struct proa_op *op, const struct handle *handle)
 {
 	struct proa_address *peer = op->kind_ == PROA_OP_ACCEPT ? op->buffer_ : NULL;
 	socklen_t length = sizeof peer->to;
+	int32_t result, refusal;
 	int fd;
 
-	if ((handle->state & HANDLE_BLOCKING) && is_ready(port, op->handle_, POLLIN) <= 0)
-		return failed();
+	if ((handle->state & HANDLE_BLOCKING) && is_ready(port, op->handle_, POLLIN) <= 0) {
+		result = failed();
+		refusal = accept_refusal(op->handle_);
+		return refusal < 0 ? refusal : result;
+	}
 	port->stats.system_calls++;
 	fd = unix_accept(
 		op->handle_, peer == NULL ? NULL : &peer->to.any, peer == NULL ? NULL : &length);

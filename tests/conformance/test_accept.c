@@ -821,6 +821,40 @@ TEST(13, "bad input", listening_fails_at_once)
 	test_close(port);
 }
 
+/* Nothing ever comes to what does not listen: an accept says so, and does not wait. */
+TEST(13, "not a listener", accepts_of_what_does_not_listen)
+{
+	struct proa_port *port = test_port();
+	struct proa_listen_options datagrams = { .type = PROA_DATAGRAM };
+	struct record record;
+	proa_handle udp;
+
+	record_init(&record, port);
+	CHECK_INT(proa_listen(port, "127.0.0.1:0", &datagrams, &udp), 0);
+	for (int multi = 0; multi < 2; multi++) {
+		FOR_STREAMS(maker)
+		{
+			struct ends ends = maker->make(false);
+
+			if (multi)
+				proa_prep_accept_multi(&record.op, ends.ours, 0);
+			else
+				proa_prep_accept(&record.op, ends.ours, NULL, 0);
+			CHECK_INT(record_run(&record), maker->socket ? PROA_EINVAL : PROA_ENOTSOCK);
+			CHECK_INT(record.count, 1);
+			close_handle(port, ends.ours);
+			close(ends.peer);
+		}
+		if (multi)
+			proa_prep_accept_multi(&record.op, udp, 0);
+		else
+			proa_prep_accept(&record.op, udp, NULL, 0);
+		CHECK_INT(record_run(&record), PROA_EOPNOTSUPP);
+	}
+	close_handle(port, udp);
+	test_close(port);
+}
+
 /* ---- Rule 16: connects ---- */
 
 /* A listener whose queue is full: Linux drops further SYNs, so that a connect

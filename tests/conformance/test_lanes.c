@@ -288,6 +288,43 @@ TEST(8, "receives", messages_at_the_end_of_a_stream)
 	test_close(port);
 }
 
+/* What would read as an end, and is none; and nothing to send is sent at once. */
+TEST(8, "lengths", messages_of_no_bytes)
+{
+	struct proa_port *port = test_port();
+	char room[8];
+	struct proa_slice slice = SLICE(room, 0);
+	struct proa_message message = { .slices = &slice, .slice_count = 1 };
+	struct record record;
+
+	record_init(&record, port);
+	FOR_STREAMS(maker)
+	{
+		struct ends ends = maker->make(false), away = maker->make(true);
+
+		peer_write(ends.peer, "abcd", 4);
+		for (message.slice_count = 0; message.slice_count < 2; message.slice_count++) {
+			proa_prep_recvmsg(&record.op, ends.ours, &message, 0);
+			CHECK_INT(record_run(&record), PROA_EINVAL);
+		}
+		proa_prep_recv(&record.op, ends.ours, room, sizeof(room), 0);
+		CHECK_INT(record_run(&record), 4);
+		/* Nobody is there any more, which who sends nothing is not told. */
+		close(away.peer);
+		if (maker->socket) {
+			message.slice_count = 0;
+			proa_prep_sendmsg(&record.op, away.ours, &message, 0);
+			CHECK_INT(record_run(&record), 0);
+		}
+		proa_prep_send(&record.op, away.ours, room, 0, 0);
+		CHECK_INT(record_run(&record), 0);
+		close_handle(port, ends.ours);
+		close_handle(port, away.ours);
+		close(ends.peer);
+	}
+	test_close(port);
+}
+
 /* Who asks for all must not get a part: what can't give all refuses. */
 TEST(8, "receives", all_is_for_plain_receives)
 {

@@ -2305,6 +2305,42 @@ TEST(7, "the count on success", count_equals_the_result)
 	test_close(port);
 }
 
+static void count_nothing(struct record *record, const struct proa_completion *c)
+{
+	CHECK_INT(proa_op_count(&record->op), 0);
+	if (c->flags & PROA_MORE)
+		proa_cancel(&record->op);
+}
+
+/* What moves no bytes says so while it goes on, too, whatever limits it in time. */
+TEST(7, "the count on success", no_bytes_are_counted_where_none_move)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends();
+	struct record record;
+
+	peer_write(ends.peer, "x", 1);
+	for (int way = 0; way < 3; way++) {
+		record_init(&record, port);
+		record.then = count_nothing;
+		if (way == 0)
+			proa_prep_interval(&record.op, PROA_MILLISECOND, PROA_MILLISECOND);
+		else if (way == 1)
+			proa_prep_poll_multi(&record.op, ends.ours, PROA_READABLE);
+		else
+			proa_prep_poll(&record.op, ends.ours, PROA_READABLE);
+		if (way > 0)
+			proa_op_timeout(&record.op, 10 * PROA_SECOND);
+		record_submit(&record);
+		CHECK_INT(proa_op_count(&record.op), 0);
+		RUN_UNTIL(port, record.finals == 1);
+		CHECK(record.count > (way < 2));
+	}
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	test_close(port);
+}
+
 TEST(7, "at most 0x7ffff000 bytes", one_op_moves_two_gigabytes_at_most)
 {
 	struct proa_port *port = test_port();
