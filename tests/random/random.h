@@ -74,6 +74,7 @@ struct world {
 	const char *replay; /* how to see it again; a failure aborts, then */
 	uint64_t seed, random, serial;
 	int64_t ends_by;
+	int64_t came; /* when the last completion did */
 	bool verbose, is_shut, is_winding_down;
 	bool in_call; /* inside a call that must not call back */
 	bool in_batch; /* dispatching what proa_wait() gave */

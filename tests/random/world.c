@@ -136,7 +136,8 @@ static void check_time(void)
 	streams_tell();
 	datagrams_tell();
 	exit_code = EXIT_HANGS;
-	broken("does not come to an end");
+	broken("does not come to an end; the last completion came %lld ms ago",
+		(long long)((clock_ns() - world.came) / PROA_MILLISECOND));
 }
 
 /* ---- tasks ---------------------------------------------------------------- */
@@ -451,6 +452,7 @@ void task_done(struct proa_op *op, const struct proa_completion *c)
 	judge_result(task, c);
 	if (is_final)
 		judge_chain(task, c);
+	world.came = clock_ns();
 	task->judge(task, c);
 	if (!is_final)
 		return;
