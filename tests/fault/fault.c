@@ -15,6 +15,7 @@
 #endif
 
 #define SITES_MOST 256
+#define IN_A_ROW   60
 
 /* What is made again, as often as it comes: EINTR; and on Windows the end of a call that
  * nobody has asked to end. */
@@ -148,13 +149,15 @@ bool faults_is_soft(const char *name, int how)
 bool faults_parse(struct fault_plan *out, const char *text)
 {
 	const char *colon = text == NULL ? NULL : strchr(text, ':'), *word;
+	char *rest;
 
 	memset(out, 0, sizeof *out);
 	if (text == NULL || text[0] == '\0')
 		return false;
 	if (colon != NULL) {
 		snprintf(out->name, sizeof out->name, "%.*s", (int)(colon - text), text);
-		out->nth = (unsigned)strtoul(colon + 1, NULL, 10);
+		out->nth = (unsigned)strtoul(colon + 1, &rest, 10);
+		out->lasting = *rest == '+';
 		word = strchr(colon + 1, ':');
 		out->how = word == NULL ? FAULT_NO_MEMORY : way_named(word + 1);
 		return out->nth > 0 && out->how != 0;
@@ -175,7 +178,8 @@ bool faults_parse(struct fault_plan *out, const char *text)
 void faults_tell(const struct fault_plan *what, char *text, size_t size)
 {
 	if (what->nth > 0)
-		snprintf(text, size, "%s:%u:%s", what->name, what->nth, fault_way(what->how));
+		snprintf(text, size, "%s:%u%s:%s", what->name, what->nth, what->lasting ? "+" : "",
+			fault_way(what->how));
 	else
 		snprintf(text, size, "seed=%llu,rate=%u%s%s", (unsigned long long)what->seed,
 			what->rate, what->soft ? ",soft" : "", what->whole ? ",whole" : "");
@@ -250,6 +254,15 @@ static void tell(const struct fault_site *site, unsigned number, int how)
 	fputs(line, stderr);
 }
 
+/* By count. What the library tries again would never end. */
+static bool is_due(unsigned number)
+{
+	if (!plan.lasting)
+		return number == plan.nth;
+	return number >= plan.nth &&
+	       (number - plan.nth < IN_A_ROW || !faults_is_soft(plan.name, plan.how));
+}
+
 int fault_here_if(struct fault_site *site, bool hard)
 {
 	unsigned number;
@@ -263,7 +276,7 @@ int fault_here_if(struct fault_site *site, bool hard)
 		return 0;
 	if (plan.nth == 0)
 		how = by_seed(site, number, hard);
-	else if (number == plan.nth && strcmp(site->name, plan.name) == 0 &&
+	else if (is_due(number) && strcmp(site->name, plan.name) == 0 &&
 		 (hard || faults_is_soft(site->name, plan.how)))
 		how = plan.how;
 	if (how != 0) {

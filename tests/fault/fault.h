@@ -42,7 +42,7 @@ int fault_here_if(struct fault_site *site, bool hard);
 unsigned fault_number(const struct fault_site *site, unsigned most);
 
 /* What is to fail. By count: the `nth` call (from 1) of the site `name`, in the way
- * `how`. By seed: each call with a chance of `rate` in 10,000, in one of its ways;
+ * `how`; `lasting`: and all that follow (of what a caller must not notice, a row). By seed: each call with a chance of `rate` in 10,000, in one of its ways;
  * `soft`: in such ways alone as a caller must not notice: EINTR, short, and what
  * faults_is_soft() knows more; `whole`: not short, which some tests would notice;
  * `only`: at these sites, as in "recv+send"; empty: all. */
@@ -52,11 +52,11 @@ struct fault_plan {
 	int how;
 	uint64_t seed;
 	unsigned rate;
-	bool soft, whole;
+	bool soft, whole, lasting;
 	char only[320];
 };
 
-/* "recv:3:ECONNRESET", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole",
+/* "recv:3:ECONNRESET", "malloc:3+:ENOMEM", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole",
  * "seed=17,rate=50,only=recv+send".
  * False: no plan. */
 bool faults_parse(struct fault_plan *plan, const char *text);

@@ -287,6 +287,26 @@ static bool count_calls(const struct body *body, struct counted *out)
 	return false;
 }
 
+/* What the library asks again until it is granted: accepts, a full listener, waits,
+ * cancels (ever less often). */
+static bool is_asked_again(const struct fault_plan *plan)
+{
+	return strstr(plan->name, "accept") != NULL || strcmp(plan->name, "uring_cancel") == 0 ||
+	       strcmp(plan->name, "ppoll") == 0 || strcmp(plan->name, "pselect6") == 0 ||
+	       (strcmp(plan->name, "connect") == 0 && strcmp(fault_way(plan->how), "EAGAIN") == 0);
+}
+
+/* Is it to be refused from then on as well? Of other calls than for memory it is enough
+ * that the first and all others are, unless it may take long. */
+static bool may_last(const struct fault_plan *plan)
+{
+	if (plan->how == FAULT_SHORT || is_asked_again(plan))
+		return false;
+	if (wishes.longer || plan->nth == 1 || strcmp(plan->name, "enter") == 0)
+		return true;
+	return is_memory(plan->name) && plan->nth % 2 == wishes.seed % 2;
+}
+
 /* Calls of one site, one by one. */
 static void fail_site(const struct body *body, const struct counted *counted, unsigned i,
 	unsigned calls, unsigned most, enum case_kind kind)
@@ -312,6 +332,10 @@ static void fail_site(const struct body *body, const struct counted *counted, un
 				continue;
 			plan.how = how[way];
 			add_case(body, &plan, kind);
+			plan.lasting = may_last(&plan);
+			if (plan.lasting)
+				add_case(body, &plan, kind);
+			plan.lasting = false;
 		}
 		turn++;
 	}
