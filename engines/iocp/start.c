@@ -632,6 +632,9 @@ int32_t iocp_start(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 		return start_connect(port, op, handle, flags);
 	if (handle->type == HANDLE_FILE)
 		return start_file(port, op, handle);
+	if (handle->type == HANDLE_PIPE &&
+		(op->kind_ == PROA_OP_ACCEPT || op->kind_ == PROA_OP_ACCEPT_MULTI))
+		return PROA_ENOTSOCK;
 	if (handle->type == HANDLE_PIPE && op->kind_ != PROA_OP_SHUTDOWN)
 		return start_pipe(port, op, handle, flags);
 	/* The system has no overlapped call that leaves the data where it is
