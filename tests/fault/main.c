@@ -22,6 +22,13 @@
 #define SEEDS        6
 #define SEEDS_LONG   200
 
+/* Are calls refused from then on, too? Under wine a case takes long enough as it is. */
+#ifdef _WIN32
+#	define REFUSED_ON false
+#else
+#	define REFUSED_ON true
+#endif
+
 #ifdef _WIN32
 #	define ON_UNIX(name, why)       \
 		{                        \
@@ -300,7 +307,7 @@ static bool is_asked_again(const struct fault_plan *plan)
  * that the first and all others are, unless it may take long. */
 static bool may_last(const struct fault_plan *plan)
 {
-	if (plan->how == FAULT_SHORT || is_asked_again(plan))
+	if (!REFUSED_ON || plan->how == FAULT_SHORT || is_asked_again(plan))
 		return false;
 	if (wishes.longer || plan->nth == 1 || strcmp(plan->name, "enter") == 0)
 		return true;
