@@ -515,8 +515,8 @@ void body_datagrams(void)
 
 /* ---- datagrams with control data ------------------------------------------------------ */
 
+static union control control_out, control_in;
 static struct {
-	union control out, in;
 	struct proa_slice sent, room;
 	struct proa_message to, from;
 	unsigned char bytes[2][64];
@@ -529,7 +529,7 @@ static void note_came(struct task *task, const struct proa_completion *c)
 	check_bytes("a note", note.bytes[1], (size_t)c->result, 0);
 	if (c->result != sizeof note.bytes[0])
 		wrong("a note of %d bytes", c->result);
-	if (!control_tells(&note.in, note.from.control_length))
+	if (!control_tells(&control_in, note.from.control_length))
 		wrong("a note that does not say where it came to");
 }
 
@@ -538,17 +538,17 @@ static void note_pass(proa_handle from, proa_handle to, bool waits)
 {
 	struct task *receiver = task_new(), *sender = task_new();
 
-	memset(&note.in, 0, sizeof note.in);
+	memset(&control_in, 0, sizeof control_in);
 	note.room = (struct proa_slice) { .data = note.bytes[1], .length = sizeof note.bytes[1] };
 	note.from = (struct proa_message) { .slices = &note.room,
 		.slice_count = 1,
-		.control = &note.in,
-		.control_length = sizeof note.in };
+		.control = &control_in,
+		.control_length = sizeof control_in };
 	note.sent = (struct proa_slice) { .data = note.bytes[0], .length = sizeof note.bytes[0] };
 	note.to.slices = &note.sent;
 	note.to.slice_count = 1;
-	note.to.control = &note.out;
-	note.to.control_length = control_fill(&note.out);
+	note.to.control = &control_out;
+	note.to.control_length = control_fill(&control_out);
 	proa_prep_recvmsg(&receiver->op, to, &note.from, 0);
 	proa_prep_sendmsg(&sender->op, from, &note.to, 0);
 	if (waits)
