@@ -174,12 +174,12 @@ TEST(26, "a job begun is waited for", job_begun_is_waited_for)
 
 		gate_shut();
 		proa_prep_work(&job.op, gated, NULL);
-		if (way == 1)
-			proa_op_timeout(&job.op, 5 * MS);
 		CHECK_INT(proa_attach(port, ends.ours), 0);
 		proa_op_with(&job.op, ends.ours);
 		record_submit(&job);
 		RUN_UNTIL(port, atomic_load(&job_begun));
+		if (way == 1)
+			proa_op_timeout(&job.op, 5 * MS);
 		if (way == 0)
 			proa_cancel(&job.op);
 		if (way == 2)

@@ -789,7 +789,7 @@ static int play_child(int argc, char **argv)
 	if (strcmp(argv[1], "sleep") == 0)
 		Sleep(100000);
 	if (strcmp(argv[1], "crash") == 0)
-		ExitProcess(EXCEPTION_ACCESS_VIOLATION); /* as the system would end it */
+		ExitProcess(strtoul(argv[2], NULL, 16)); /* as the system would end it */
 	_setmode(1, _O_BINARY);
 	if (strcmp(argv[1], "arguments") == 0)
 		for (int i = 2; i < argc; i++)
@@ -1097,12 +1097,39 @@ static void children_end(void **state)
 	assert_int_equal(proa_kill(process, 9), 0);
 	end = wait_child(port, process);
 	assert_int_equal(end.signal, 9);
-	end = wait_child(port, start("crash", NULL));
-	assert_int_equal(end.signal, 11);
-	assert_int_equal(end.code, EXCEPTION_ACCESS_VIOLATION);
 	assert_in_range(handles_open(), 0, before + 1);
 	assert_int_equal(proa_kill(0, 9), PROA_EINVAL);
 	assert_int_equal(proa_kill(-1, 9), PROA_EINVAL); /* that would be ourselves */
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* The codes with which the system ends a process say why. */
+static void crashes_are_signals(void **state)
+{
+	static const struct {
+		const char *code;
+		int signal;
+	} endings[] = {
+		{ "c000013a", 2 }, /* Ctrl-C */
+		{ "c000001d", 4 }, /* illegal instruction */
+		{ "c0000096", 4 }, /* privileged instruction */
+		{ "c000008e", 8 }, /* division by zero, of floats */
+		{ "c0000094", 8 }, /* and of integers */
+		{ "c0000005", 11 }, /* access violation */
+		{ "c00000fd", 11 }, /* stack overflow */
+		{ "c0000006", 11 }, /* a page that could not be read */
+		{ "c0000409", 22 }, /* stack overrun, abort() */
+		{ "c0000001", 0 },
+	};
+	struct proa_port *port = make_port();
+	struct proa_exit end;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+		end = wait_child(port, start("crash", endings[i].code));
+		assert_int_equal(end.signal, endings[i].signal);
+		assert_int_equal(end.code, strtoul(endings[i].code, NULL, 16));
+	}
 	assert_int_equal(proa_port_close(port), 0);
 }
 
@@ -1540,6 +1567,7 @@ int main(int argc, char **argv)
 		TEST(others_stay_behind),
 		TEST(standard_three),
 		TEST(children_end),
+		TEST(crashes_are_signals),
 		TEST(child_cancelled),
 		TEST(children_race_with_cancels),
 		TEST(signals),
