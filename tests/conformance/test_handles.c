@@ -1258,6 +1258,40 @@ TEST(18, "discard", closes_what_is_idle)
 	test_close(port);
 }
 
+/* It is misuse to close a descriptor behind the library's back with an op in flight; an
+ * engine that is told of it tells the op, and with none does it harm others. */
+TEST(18, "closed behind the library's back", others_go_on)
+{
+	struct proa_port *port = test_port();
+	struct ends ends = pair_ends(), others = pair_ends();
+	struct record lost, receive;
+	char bytes[2];
+
+	record_init(&lost, port);
+	record_init(&receive, port);
+	proa_prep_recv(&lost.op, ends.ours, &bytes[0], 1, 0);
+	record_submit(&lost);
+	run_quiet(port);
+	close(ends.ours);
+	for (int i = 0; i < 3; i++) {
+		proa_prep_recv(&receive.op, others.ours, &bytes[1], 1, 0);
+		record_submit(&receive);
+		run_for(port, PROA_MILLISECOND);
+		peer_write(others.peer, "x", 1);
+		RUN_UNTIL(port, receive.finals == 1);
+		CHECK_INT(receive.last, 1);
+		record_init(&receive, port);
+	}
+	proa_cancel(&lost.op);
+	RUN_UNTIL(port, lost.finals == 1);
+	CHECK(lost.last < 0);
+	CHECK_INT(lost.count, 1);
+	close(ends.peer);
+	close_handle(port, others.ours);
+	close(others.peer);
+	test_close(port);
+}
+
 /* ---- Rule 18: release ---- */
 
 /* A connected pair of which our end has this number, which is free. */
