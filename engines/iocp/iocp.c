@@ -30,6 +30,28 @@ static bool is_unasked(const struct proa_op *op, NTSTATUS status, uint32_t bytes
 	return status == STATUS_CANCELLED && bytes == 0 && !is_to_end(op);
 }
 
+/* Wine ends a send that waits when the socket tells of a hang-up, though there is no
+ * error: nothing was sent. */
+static bool took_nothing(const struct proa_op *op, NTSTATUS status, uint32_t bytes)
+{
+	return bytes == 0 && NT_SUCCESS(status) && op_sends(op) &&
+	       flight(op)->moved < op_length(op);
+}
+
+/* A second call finds out what is. Nothing twice is an error: see lane_sent(). */
+static bool is_for_nothing(struct proa_op *op, NTSTATUS status, uint32_t bytes)
+{
+	bool before = (op->options_ & I_NOTHING) != 0;
+
+	if (!op_sends(op))
+		return false;
+	op->options_ &= (uint16_t)~I_NOTHING;
+	if (before || is_to_end(op) || !took_nothing(op, status, bytes))
+		return false;
+	op->options_ |= I_NOTHING;
+	return true;
+}
+
 /* A receive that lends: there is something, or the stream has ended. */
 static void wait_completed(struct proa_port *port, struct proa_op *op, NTSTATUS status)
 {
@@ -100,13 +122,16 @@ static void call_completed(struct proa_port *port, struct request *request, NTST
 {
 	struct proa_op *op = request->op;
 	enum request_kind kind = (enum request_kind)request->kind;
-	bool again = is_unasked(op, status, bytes);
+	bool again = is_unasked(op, status, bytes) ||
+		     (kind == REQUEST_OP && is_for_nothing(op, status, bytes));
 	int32_t result = 0;
 
 	if (kind == REQUEST_POLL && !again)
 		result = poll_result(op, (struct large *)request, status);
 	else if (kind == REQUEST_OP && !again)
 		result = iocp_finish(port, request, status, bytes);
+	if (kind == REQUEST_OP && is_to_end(op) && took_nothing(op, status, bytes))
+		result = PROA_ECANCELED;
 	retire(iocp_of(port), request, key);
 	if (kind == REQUEST_AGAIN && is_to_end(op))
 		op_stepped(port, op, PROA_ECANCELED, 0);

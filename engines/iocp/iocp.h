@@ -26,6 +26,7 @@
 /* In op->options_; 0x0800 is attempt.c's. */
 #define I_CANCELLED 0x1000u /* the kernel has been asked to end it */
 #define I_TOLD      0x2000u /* lent receives: a worker waits, or has waited, for data */
+#define I_NOTHING   0x4000u /* sends: the last call took nothing */
 
 enum request_kind {
 	REQUEST_OP, /* the op's own call */
