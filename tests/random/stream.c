@@ -98,12 +98,14 @@ void stream_adopt(proa_handle one, proa_handle other, bool is_socket, bool duple
 	trace("a pair: %lld, %lld%s", (long long)one, (long long)other, is_socket ? "" : " (pipe)");
 }
 
+/* What was sent into a window that is taken back is dropped, and TCP crawls from timer to
+ * timer: there is always room for a segment of loopback's, 64 KiB. */
 static void make_small(int socket)
 {
-	int size = 4096;
+	int least = 4096, segment = 65536;
 
-	setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-	setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &least, sizeof(least));
+	setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &segment, sizeof(segment));
 }
 
 /* Whose first op ties it; it may block. */
