@@ -39,7 +39,7 @@ static bool took_nothing(const struct proa_op *op, NTSTATUS status, uint32_t byt
 }
 
 /* A second call finds out what is. Nothing twice is an error: see lane_sent(). */
-static bool is_for_nothing(struct proa_op *op, NTSTATUS status, uint32_t bytes)
+static bool asks_again(struct proa_op *op, NTSTATUS status, uint32_t bytes)
 {
 	bool before = (op->options_ & I_NOTHING) != 0;
 
@@ -123,7 +123,7 @@ static void call_completed(struct proa_port *port, struct request *request, NTST
 	struct proa_op *op = request->op;
 	enum request_kind kind = (enum request_kind)request->kind;
 	bool again = is_unasked(op, status, bytes) ||
-		     (kind == REQUEST_OP && is_for_nothing(op, status, bytes));
+		     (kind == REQUEST_OP && asks_again(op, status, bytes));
 	int32_t result = 0;
 
 	if (kind == REQUEST_POLL && !again)
