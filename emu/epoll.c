@@ -98,7 +98,9 @@ static int epoll_take(void *world, int64_t timeout, struct reactor_event *out)
 		out[i].generation = (uint8_t)(events[i].data.u64 >> 32);
 		out[i].events = (short)events[i].events;
 	}
-	return n < 0 && errno != EINTR ? unix_error(errno) : n < 0 ? 0 : n;
+	if (n < 0)
+		return errno == EINTR ? 0 : unix_error(errno);
+	return n;
 }
 
 const struct reactor epoll_reactor = {
