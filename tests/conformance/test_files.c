@@ -295,6 +295,45 @@ TEST(26, "whole transfers", vectors)
 	free(bytes);
 }
 
+/* Reads under way when the file is cut end all the same: whole, or short where it ended at
+ * that moment. Those that come after know the new end. */
+TEST(8, "files", reads_of_a_file_that_shrinks)
+{
+	enum { PIECES = 32 };
+	const size_t piece = MIB / 2, cut = 5 * MIB + 777;
+	const char *path = make_file("file", PIECES * piece);
+	unsigned char *got = calloc(PIECES, piece);
+	struct proa_port *port = test_port();
+	struct record reads[PIECES];
+	proa_handle file = open_file(port, path, PROA_OPEN_READ);
+
+	CHECK(got != NULL);
+	for (size_t i = 0; i < PIECES; i++)
+		record_init(&reads[i], port);
+	for (int again = 0; again < 2; again++) {
+		for (size_t i = 0; i < PIECES; i++) {
+			proa_prep_read(&reads[i].op, file, got + i * piece, piece, i * piece);
+			record_submit(&reads[i]);
+		}
+		if (!again)
+			CHECK_SYSTEM(truncate(path, (off_t)cut));
+		for (size_t i = 0; i < PIECES; i++) {
+			size_t at = i * piece, left = at < cut ? cut - at : 0;
+			size_t least = left < piece ? left : piece;
+			size_t most = again ? least : piece;
+
+			RUN_UNTIL(port, reads[i].finals == 1);
+			CHECK(reads[i].last >= (int32_t)least && reads[i].last <= (int32_t)most);
+			CHECK_INT(proa_op_count(&reads[i].op), reads[i].last);
+			CHECK_BYTES(got + at, least, at);
+			record_init(&reads[i], port);
+		}
+	}
+	close_handle(port, file);
+	test_close(port);
+	free(got);
+}
+
 TEST(26, "several at once", thousand_reads_and_writes)
 {
 	enum { PIECES = 1000, LENGTH = 997 };
