@@ -1339,7 +1339,7 @@ TEST(24, "stop", stop_before_and_during_a_run)
 	pthread_t thread;
 
 	/* Before: the next one returns at once, and only that. */
-	proa_prep_timer(&records[0].op, 30 * MS);
+	proa_prep_timer(&records[0].op, 100 * MS);
 	record_submit(&records[0]);
 	proa_stop(port);
 	CHECK_INT(proa_run(port), PROA_ECANCELED);

@@ -315,22 +315,22 @@ TEST(15, "paused while we hold the pool's share", timeout_pauses_at_the_share)
 	struct ends ends = pair_ends();
 	struct proa_pool *pool;
 	struct record record;
-	int64_t start;
+	int64_t limit = scaled(150 * MS), start;
 
 	CHECK_INT(proa_pool_open(port, &options, &pool), 0);
 	record_init(&record, port);
 	record.then = keep_lent;
 	proa_prep_recv_multi(&record.op, ends.ours, pool, 0);
-	proa_op_timeout(&record.op, 60 * MS);
+	proa_op_timeout(&record.op, limit);
 	record_submit(&record);
 	peer_write(ends.peer, "abc", 3);
 	RUN_UNTIL(port, kept != NULL || record.finals == 1);
 	CHECK_INT(record.finals, 0);
-	run_for(port, 250 * MS);
+	run_for(port, limit + 100 * MS);
 	CHECK_INT(record.finals, 0);
 	start = test_clock();
 	proa_give_back(kept);
-	expect_time_out(port, &record, start, 60 * MS);
+	expect_time_out(port, &record, start, limit);
 	proa_pool_close(pool);
 	close(ends.peer);
 	close_handle(port, ends.ours);
