@@ -122,6 +122,9 @@ const char *test_engine(void);
 bool test_engine_is(const char *name);
 /* How many times longer than usual things may take (valgrind, sanitizers). */
 int test_factor(void);
+/* So many of what a rule gives a number of; fewer in builds that are slow by themselves,
+ * whose factor is 5 or more. A machine that is only busy, as CI's, does them all. */
+unsigned test_many(unsigned count);
 
 /* A port of the profile's engine; checks that it is that engine. */
 struct proa_port *test_port(void);

@@ -901,7 +901,7 @@ TEST_SLOW(22, "posts from 8 threads", posts_from_many_threads)
 {
 	struct proa_port *port = test_port(), *other = test_port();
 	struct poster posters[POSTERS];
-	int32_t each = 100000 / test_factor();
+	int32_t each = (int32_t)test_many(100000);
 	struct proa_port_stats stats;
 	struct record timer;
 	unsigned total = 0;

@@ -809,7 +809,7 @@ static void count_cancelled(struct proa_op *op, const struct proa_completion *c)
 TEST_SLOW(20, "1,000,000 timers", million_timers_armed_and_cancelled)
 {
 	struct proa_port *port = test_port();
-	unsigned count = 1000000 / (unsigned)test_factor(), seed = 1;
+	unsigned count = test_many(1000000), seed = 1;
 	struct proa_op *ops = calloc(count, sizeof(*ops));
 
 	if (ops == NULL)
