@@ -334,6 +334,74 @@ TEST(8, "files", reads_of_a_file_that_shrinks)
 	free(got);
 }
 
+/* Cuts a file and extends it again, on and on. */
+struct cutter {
+	int fd;
+	off_t cut, whole;
+	atomic_uint cuts;
+	atomic_bool enough;
+};
+
+static void *cut_and_extend(void *argument)
+{
+	struct cutter *cutter = argument;
+
+	while (!atomic_load(&cutter->enough)) {
+		CHECK_SYSTEM(ftruncate(cutter->fd, cutter->cut));
+		CHECK_SYSTEM(ftruncate(cutter->fd, cutter->whole));
+		atomic_fetch_add(&cutter->cuts, 1);
+	}
+	return NULL;
+}
+
+/* Beside a thread that does so: reads are whole, or short at an end that was there, and
+ * give what has been in the file: behind the cut its bytes, or the zeroes of a new end. */
+TEST(8, "files", reads_while_a_file_shrinks_and_grows)
+{
+	enum { PIECES = 16, ROUNDS = 4 };
+	const size_t piece = MIB / 2, cut = 2 * MIB + MIB / 2 + 777;
+	const char *path = make_file("file", PIECES * piece);
+	unsigned char *got = calloc(PIECES, piece), *bytes = pattern(PIECES * piece);
+	struct cutter cutter = { .cut = (off_t)cut, .whole = (off_t)(PIECES * piece) };
+	int64_t until = test_clock() + 10 * PROA_SECOND * test_factor();
+	struct proa_port *port = test_port();
+	struct record reads[PIECES];
+	proa_handle file = open_file(port, path, PROA_OPEN_READ);
+	pthread_t thread;
+
+	CHECK(got != NULL);
+	cutter.fd = CHECK_SYSTEM(open(path, O_WRONLY | O_CLOEXEC));
+	CHECK_INT(pthread_create(&thread, NULL, cut_and_extend, &cutter), 0);
+	for (int round = 0; round < ROUNDS || atomic_load(&cutter.cuts) < ROUNDS; round++) {
+		CHECK(test_clock() < until);
+		for (size_t i = 0; i < PIECES; i++) {
+			record_init(&reads[i], port);
+			proa_prep_read(&reads[i].op, file, got + i * piece, piece, i * piece);
+			record_submit(&reads[i]);
+		}
+		for (size_t i = 0; i < PIECES; i++) {
+			size_t at = i * piece, left = at < cut ? cut - at : 0;
+			size_t least = left < piece ? left : piece, n;
+
+			RUN_UNTIL(port, reads[i].finals == 1);
+			CHECK(reads[i].last >= (int32_t)least && reads[i].last <= (int32_t)piece);
+			CHECK_INT(proa_op_count(&reads[i].op), reads[i].last);
+			CHECK_BYTES(got + at, least, at);
+			for (n = least; n < (size_t)reads[i].last; n++)
+				if (got[at + n] != 0 && got[at + n] != bytes[at + n])
+					break;
+			CHECK_INT(n, reads[i].last);
+		}
+	}
+	atomic_store(&cutter.enough, true);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	close(cutter.fd);
+	close_handle(port, file);
+	test_close(port);
+	free(bytes);
+	free(got);
+}
+
 TEST(26, "several at once", thousand_reads_and_writes)
 {
 	enum { PIECES = 1000, LENGTH = 997 };
