@@ -295,6 +295,19 @@ static void echo_on(struct record *record, const struct proa_completion *c)
 		echo_step(echo);
 }
 
+static void echo_begin(
+	struct echo *echo, struct proa_port *port, proa_handle handle, bool sends, unsigned rounds)
+{
+	memset(echo, 0, sizeof(*echo));
+	record_init(&echo->record, port);
+	echo->record.then = echo_on;
+	echo->record.data = echo;
+	echo->handle = handle;
+	echo->sending = sends;
+	echo->most = rounds;
+	echo_step(echo);
+}
+
 /* Two ends that play one byte to and fro until each has had `rounds` steps. */
 static void echo_start(struct echo echo[2], struct proa_port *port, unsigned rounds)
 {
@@ -304,22 +317,72 @@ static void echo_start(struct echo echo[2], struct proa_port *port, unsigned rou
 	if (!made)
 		CHECK_INT(proa_pair(port, handles), 0);
 	made = true;
-	for (int i = 0; i < 2; i++) {
-		memset(&echo[i], 0, sizeof(echo[i]));
-		record_init(&echo[i].record, port);
-		echo[i].record.then = echo_on;
-		echo[i].record.data = &echo[i];
-		echo[i].handle = handles[i];
-		echo[i].sending = i == 0;
-		echo[i].most = rounds;
-		echo_step(&echo[i]);
-	}
+	for (int i = 0; i < 2; i++)
+		echo_begin(&echo[i], port, handles[i], i == 0, rounds);
 }
 
 static void echo_close(struct echo echo[2], struct proa_port *port)
 {
 	close_handle(port, echo[0].handle);
 	close_handle(port, echo[1].handle);
+}
+
+/* A server as most are: what it receives goes back from the very buffer that was lent. */
+struct mirror {
+	struct proa_op receiving;
+	struct proa_pool *pool;
+	proa_handle ours, visitors;
+	unsigned returned;
+};
+
+static void mirror_sent(struct proa_op *op, const struct proa_completion *c)
+{
+	struct mirror *mirror = op->data;
+
+	CHECK_INT(c->result, 1);
+	mirror->returned++;
+	proa_give_back((struct proa_buffer *)op);
+}
+
+static void mirror_received(struct proa_op *op, const struct proa_completion *c)
+{
+	struct mirror *mirror = op->data;
+	struct proa_buffer *buffer = proa_lent(c);
+
+	if (buffer == NULL) {
+		CHECK_INT(c->result, 0);
+		CHECK_INT(c->flags, 0);
+		return;
+	}
+	buffer->op.data = mirror;
+	proa_prep_send(&buffer->op, mirror->ours, buffer->data, buffer->length, 0);
+	proa_submit(&buffer->op, mirror_sent);
+}
+
+/* Its receive stays in flight from round to round, and keeps none of them from ending. */
+static void mirror_start(struct mirror *mirror, struct proa_port *port)
+{
+	/* So many that io_uring is given all of them, and one request for all receives. */
+	struct proa_pool_options options = { .buffer_size = 64, .count = 1024 };
+	proa_handle handles[2];
+
+	memset(mirror, 0, sizeof(*mirror));
+	CHECK_INT(proa_pair(port, handles), 0);
+	mirror->ours = handles[0];
+	mirror->visitors = handles[1];
+	CHECK_INT(proa_pool_open(port, &options, &mirror->pool), 0);
+	proa_op_init(&mirror->receiving, port, mirror);
+	proa_prep_recv_multi(&mirror->receiving, mirror->ours, mirror->pool, 0);
+	proa_op_background(&mirror->receiving);
+	proa_submit(&mirror->receiving, mirror_received);
+}
+
+static void mirror_close(struct mirror *mirror, struct proa_port *port)
+{
+	close_handle(port, mirror->visitors);
+	RUN_UNTIL(port, !proa_op_pending(&mirror->receiving));
+	close_handle(port, mirror->ours);
+	proa_pool_close(mirror->pool);
 }
 
 static void repost(struct record *record, const struct proa_completion *c)
@@ -340,12 +403,14 @@ static void retime(struct record *record, const struct proa_completion *c)
 }
 
 /* A round of everything that small programs do; returns when all has ended. */
-static void churn(struct proa_port *port, unsigned rounds)
+static void churn(struct proa_port *port, struct mirror *mirror, unsigned rounds)
 {
 	static struct record posted, timed;
-	struct echo echo[2];
+	struct echo echo[2], visitor;
+	unsigned returned = mirror->returned;
 
 	echo_start(echo, port, rounds);
+	echo_begin(&visitor, port, mirror->visitors, true, rounds);
 	record_init(&posted, port);
 	posted.then = repost;
 	proa_post(port, &posted.op, (int32_t)rounds, recorded);
@@ -357,21 +422,27 @@ static void churn(struct proa_port *port, unsigned rounds)
 	CHECK_INT(proa_run(port), 0);
 	CHECK_INT(echo[0].rounds, rounds);
 	CHECK_INT(echo[1].rounds, rounds);
+	CHECK_INT(visitor.rounds, rounds);
+	CHECK_INT(mirror->returned - returned, rounds / 2);
+	CHECK(proa_op_pending(&mirror->receiving));
 	CHECK(!proa_op_pending(&posted.op) && !proa_op_pending(&timed.op));
 }
 
 TEST(1, "submitting allocates nothing", submit_allocates_nothing)
 {
 	struct proa_port *port = test_port();
+	struct mirror mirror;
 	struct echo echo[2];
 	unsigned long before;
 
 	if (!allocations_are_counted())
 		SKIP("another allocator is in the place of libc's");
-	churn(port, 1000);
+	mirror_start(&mirror, port);
+	churn(port, &mirror, 1000);
 	before = allocations_made();
-	churn(port, 20000);
+	churn(port, &mirror, 20000);
 	CHECK_INT(allocations_made() - before, 0);
+	mirror_close(&mirror, port);
 	echo_start(echo, port, 1);
 	CHECK_INT(proa_run(port), 0);
 	echo_close(echo, port);
