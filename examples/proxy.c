@@ -105,8 +105,7 @@ static void on_accepted(struct proa_op *op, const struct proa_completion *c)
 	struct pair *pair = c->result < 0 ? NULL : calloc(1, sizeof *pair);
 
 	if (pair == NULL) {
-		if (c->result >= 0)
-			proa_discard(op->port, c->result);
+		proa_discard(op->port, c->result); /* if there is one */
 		return;
 	}
 	pair->up.from = c->result;

@@ -1,8 +1,8 @@
 #!/bin/sh
 # What a tool can check of the house style: layout by clang-format, a purpose in
 # each file's first comment, no marks of unfinished work, no mess of blanks. Long
-# functions are told of, and fail nothing. Works in a checkout and in a plain
-# folder.
+# functions are told of, and fail nothing; examples have to stay short. Works in a
+# checkout and in a plain folder.
 #
 # usage: style.sh (from anywhere)
 set -u
@@ -75,6 +75,14 @@ blanks() {
 	done <"$scratch/text"
 }
 
+# The README says how long they are.
+long_examples() {
+	grep '^examples/.*\.c$' "$scratch/c" | while read -r file; do
+		lines=$(wc -l <"$file")
+		[ "$lines" -lt 150 ] || echo "$file: $lines lines, not under 150"
+	done
+}
+
 long_functions() {
 	over "$scratch/c" awk '
 		/^{/ { begin = FNR }
@@ -94,6 +102,7 @@ fi
 check 'each C file says its purpose first' begins_with_comment
 check 'no marks of unfinished work' unfinished
 check 'blanks' blanks
+check 'examples are under 150 lines' long_examples
 long_functions
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
