@@ -1,7 +1,7 @@
 /* TCP client: looks a name up, tries its addresses in turn, sends a line, and
  * prints all that comes back. One deadline holds for the whole.
  *
- *   tcp_client HOST SERVICE TEXT */
+ *   tcp_client HOST SERVICE TEXT [SECONDS] */
 #include <proa/proa.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -98,9 +98,10 @@ int main(int argc, char **argv)
 {
 	static struct client client;
 	struct proa_port *port;
+	double seconds = argc > 4 ? atof(argv[4]) : 10;
 
-	if (argc != 4) {
-		fprintf(stderr, "usage: %s HOST SERVICE TEXT\n", argv[0]);
+	if (argc < 4 || argc > 5 || !(seconds > 0 && seconds < 86400)) {
+		fprintf(stderr, "usage: %s HOST SERVICE TEXT [SECONDS]\n", argv[0]);
 		return 2;
 	}
 	if (proa_port_open(NULL, &port) < 0) {
@@ -115,7 +116,7 @@ int main(int argc, char **argv)
 	client.query.service = argv[2];
 	client.query.found = client.found;
 	client.query.room = ROOM;
-	client.deadline = proa_now(port) + 10 * PROA_SECOND;
+	client.deadline = proa_now(port) + (int64_t)(seconds * PROA_SECOND);
 	proa_op_init(&client.op, port, &client);
 	proa_op_init(&client.sender, port, &client);
 	proa_op_init(&client.ender, port, &client);

@@ -278,6 +278,28 @@ def serve_digest(sock):
     sock.sendall(hashlib.sha256(read_all(sock)).digest())
 
 
+def deadline(where, engine):
+    """Of the whole: a server that goes on for ever, byte by byte, does not put it off."""
+    def silent(sock):
+        sock.recv(1, socket.MSG_WAITALL)
+        gone.wait(PATIENCE)
+
+    def slow(sock):
+        while not gone.wait(0.05):
+            sock.sendall(b"x")
+
+    for serve in (silent, slow):
+        gone = threading.Event()
+        with Server(serve) as server:
+            begun = time.monotonic()
+            with Program(engine, where.example("tcp_client"), HOST, server.port, "hello", 0.4) as program:
+                out, error = program.ends(1)
+            gone.set()
+            expect(time.monotonic() - begun >= 0.4, "it did not wait for its deadline")
+            expect("timed out" in error, error)
+            expect(out.strip("x") == "", f"{out!r} came")
+
+
 def tcp_client(where, engine):
     def answer(sock):
         sock.sendall(b"you said: " + read_all(sock) + noise(200000, 3).hex().encode())
@@ -286,6 +308,7 @@ def tcp_client(where, engine):
             with Program(engine, where.example("tcp_client"), host, server.port, "hello") as program:
                 out, _ = program.ends(0)
             expect(out == "you said: hello\n" + noise(200000, 3).hex(), f"{len(out)} bytes")
+    deadline(where, engine)
     with Program(engine, where.example("tcp_client"), HOST, free_port(), "hello") as program:
         _, error = program.ends(1)
         expect(error.startswith("client: "), error)
