@@ -28,7 +28,7 @@ static const struct benchmark benchmarks[] = {
 	{ "churn", bench_churn, 50, 64, "connect, one message, close (--connections, --size)" },
 	{ "file", bench_file, 0, 0,
 		"random reads of 4 KiB (--depth, --direct, --file-size, --directory)" },
-	{ "timers", bench_timers, 0, 0, "arm, move, cancel, fire (--timers)" },
+	{ "timers", bench_timers, 0, 0, "arm, move, cancel, fire; how late (--timers)" },
 	{ "post", bench_post, 0, 0, "from thread to thread: flood and ping-pong" },
 };
 #define BENCHMARKS (sizeof benchmarks / sizeof *benchmarks)

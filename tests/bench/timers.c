@@ -1,4 +1,5 @@
-/* timers: --timers of them armed, moved, cancelled and fired: CPU for each. */
+/* timers: --timers of them armed, moved, cancelled and fired: CPU and system calls for
+ * each; and how late they fire. */
 #include "bench.h"
 
 #include <stdio.h>
@@ -24,13 +25,17 @@ static void timers_run(const struct bench_options *options, const char *engine,
 	for (int i = 0; error == 0 && i < TIMER_PHASES; i++) {
 		results[i].cpu = (double)phases.ns[i] / options->timers;
 		results[i].rate = 1e9 / results[i].cpu;
+		results[i].calls = (double)phases.calls[i] / options->timers;
 	}
+	if (error == 0)
+		bench_latency(&results[TIMER_ON_TIME], &phases.late);
 	proa_port_close(port);
 }
 
 void bench_timers(const struct bench_options *options, const char *engine)
 {
-	static const char *const names[TIMER_PHASES] = { "arm", "move", "cancel", "fire" };
+	static const char *const names[TIMER_PHASES] = { "arm", "move", "cancel", "fire",
+		"on time" };
 	struct bench_result results[TIMER_PHASES];
 	char work[WORK_TEXT];
 
