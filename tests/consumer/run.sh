@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the library into a scratch prefix and builds programs against it, as a
-# user would: C and C++, shared and static, and the README's first program.
+# user would: C and C++, shared and static, the README's first program, and what others
+# are compared with.
 #
 # usage: run.sh [SOURCE]
 set -u
@@ -87,6 +88,18 @@ readme_program() {
 	${CC:-cc} -Wall -Wextra -o "$scratch/readme" "$scratch/readme.c" $(flags)
 }
 
+# By the line that tests/bench/peers/README.md prints, from a folder that holds no more
+# than what it says they need.
+bench_peers() (
+	peers=$source/tests/bench/peers
+	line=$(sed -n 's/^    cc \(.*echo_proa\.c .*\)$/\1/p' "$peers/README.md")
+	[ -n "$line" ] && mkdir "$scratch/peers" && cp "$peers"/*.[ch] "$scratch/peers" &&
+		cd "$scratch/peers" || exit 1
+	for server in echo bulk; do
+		eval "${CC:-cc} $warnings $(echo "$line" | sed "s/echo_proa/${server}_proa/g")" || exit 1
+	done
+)
+
 check 'install into a prefix' install_library
 check 'pkg-config knows proa' pkg-config --exists proa
 check 'C, shared' c_shared
@@ -107,6 +120,7 @@ if reason=$("$source/tests/windows/msvc.sh" --can); then
 else
 	skip "MSVC's rules" "$reason"
 fi
+check 'peers of the bench' bench_peers
 if [ -f "$source/README.md" ]; then
 	check "the README's first program" readme_program
 else
