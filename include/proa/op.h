@@ -1,4 +1,8 @@
-/* Operations: submit, cancel, limits in time, links, strands. */
+/* Operations: submit, cancel, limits in time, links, strands.
+ *
+ * What touches nothing but ops that are not in flight (proa_op_init(), each prep
+ * function, proa_op_with(), proa_op_background(), proa_op_strand(), proa_link(),
+ * proa_op_count()) may be called by whoever owns them, on any thread. */
 #ifndef PROA_OP_H
 #define PROA_OP_H
 
@@ -37,10 +41,10 @@ PROA_API void proa_cancel(struct proa_op *op);
  * and been freed meanwhile. From the port's threads. */
 PROA_API void proa_cancel_ticket(struct proa_port *port, uint64_t ticket);
 
-/* The same for all ops on a handle; a close goes on. */
+/* The same for all ops on a handle; a close goes on. From the port's threads. */
 PROA_API void proa_cancel_handle(struct proa_port *port, proa_handle handle);
 
-/* The same for all ops of a port; closes go on. */
+/* The same for all ops of a port; closes go on. From the port's threads. */
 PROA_API void proa_cancel_all(struct proa_port *port);
 
 /* True from submit until just before the final callback (proa_run()), or until
@@ -62,7 +66,7 @@ PROA_API uint64_t proa_op_count(const struct proa_op *op);
 PROA_API void proa_op_timeout(struct proa_op *op, int64_t ns);
 
 /* The same at an instant of proa_now()'s clock, progress or not. Both may be set.
- * After prep, or in flight. */
+ * After prep, or in flight. From the port's threads. */
 PROA_API void proa_op_deadline(struct proa_op *op, int64_t when);
 
 /* When `op` is submitted `next` goes with it, and starts when `op` has done all that

@@ -1,4 +1,5 @@
-/* Completion ports: where operations are submitted and completions taken. */
+/* Completion ports: where operations are submitted and completions taken. What says
+ * nothing of threads here is called from the port's threads. */
 #ifndef PROA_PORT_H
 #define PROA_PORT_H
 
