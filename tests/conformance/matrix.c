@@ -234,6 +234,23 @@ static void print_reason(FILE *out, struct skip *first)
 	}
 }
 
+int matrix_holes(FILE *out)
+{
+	int holes = 0;
+
+	for (const struct profile *one = profiles; one < profiles + profile_count; one++)
+		for (int rule = 1; rule <= RULES; rule++) {
+			const int *cell = one->cells[rule];
+
+			if (one->missing[0] != '\0' ||
+				cell[PASSED] + cell[FAILED] + cell[SKIPPED] > 0)
+				continue;
+			fprintf(out, "FAILED  %-14s rule %d has no test\n", one->name, rule);
+			holes++;
+		}
+	return holes;
+}
+
 void matrix_print(FILE *out)
 {
 	bool any = false;

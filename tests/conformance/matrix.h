@@ -17,6 +17,8 @@ void matrix_skip(const char *profile, int rule, const char *test, const char *re
 void matrix_missing(const char *profile, const char *reason);
 
 void matrix_print(FILE *out);
+/* Tells of each rule that nobody has tried on a profile that could be: their number. */
+int matrix_holes(FILE *out);
 /* What matrix_read() understands; false if it can't be written. */
 bool matrix_write(const char *path);
 bool matrix_read(const char *path);

@@ -423,6 +423,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < profile_count; i++)
 		run_profile(profiles[i], places, wishes.filters);
 	matrix_print(stdout);
+	if (*wishes.filters == NULL) /* all was asked for: no cell may be empty */
+		failed += matrix_holes(stdout);
 	if (wishes.matrix != NULL && !matrix_write(wishes.matrix)) {
 		perror(wishes.matrix);
 		return 2;
