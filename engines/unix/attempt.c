@@ -425,16 +425,19 @@ static ssize_t send_from_file(int fd, int file, off_t from, size_t length)
 #if defined PROA_HAVE_SENDFILE_LINUX
 	return sendfile(fd, file, &from, length);
 #elif defined PROA_HAVE_SENDFILE_DARWIN || defined PROA_HAVE_SENDFILE_FREEBSD
-	/* Both say how much went, also when they fail with EAGAIN or EINTR; a count
-	 * of 0 would mean "to the end of the file". */
-	off_t sent = (off_t)length;
+	/* Both say how much went, also when they fail with EAGAIN or EINTR: sendfile(2)
+	 * of macOS and of FreeBSD. Of another failure the count says nothing: FreeBSD
+	 * does not write it where the file can't be had (sys/kern/kern_sendfile.c,
+	 * sendfile()). A count of 0 would mean "to the end of the file". */
 #	ifdef PROA_HAVE_SENDFILE_DARWIN
+	off_t sent = (off_t)length;
 	int result = sendfile(file, fd, from, &sent, NULL, 0);
 #	else
+	off_t sent = 0;
 	int result = sendfile(file, fd, from, length, NULL, &sent, 0);
 #	endif
 
-	if (sent > 0 || result == 0)
+	if (result == 0 || ((errno == EAGAIN || errno == EINTR) && sent > 0))
 		return (ssize_t)sent;
 	/* To a pipe, or from what is no regular file. */
 	if (errno == ENOTSOCK || errno == ENOTSUP || errno == EOPNOTSUPP)
