@@ -258,6 +258,36 @@ static void a_child_that_has_ended_already(void **state)
 	assert_int_equal(how.code, 0);
 }
 
+/* FreeBSD's sendfile leaves its count as it was then: it must not be told as sent. */
+static void a_file_that_can_not_be_had(void **state)
+{
+	proa_handle ends[2];
+	struct note lost = { .count = 0 }, out;
+	struct proa_range range = { -1, 0, 10 };
+
+	(void)state;
+	assert_int_equal(proa_pair(port, ends), 0);
+	range.file = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	assert_true(range.file >= 0);
+	for (int round = 0; round < 2; round++) {
+		proa_op_init(&lost.op, port, &lost);
+		lost.count = 0;
+		proa_prep_sendfile(&lost.op, ends[0], &range, 0);
+		proa_submit(&lost.op, noted);
+		while (lost.count == 0)
+			assert_true(proa_run_once(port, PROA_SECOND) > 0);
+		assert_int_equal(lost.result, PROA_EBADF);
+		assert_int_equal(proa_op_count(&lost.op), 0);
+		if (round == 0)
+			close(range.file);
+	}
+	send_byte(&out, ends[0]);
+	while (out.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(out.result, 1);
+	close_both(ends);
+}
+
 /* ---- the tests' kqueue ----------------------------------------------------------- */
 
 static void answers_as_documented(void **state)
@@ -326,6 +356,7 @@ int main(void)
 			registrations_go_with_the_handle, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(data_comes_before_the_end, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_child_that_has_ended_already, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_file_that_can_not_be_had, set_up, tear_down),
 		cmocka_unit_test(answers_as_documented),
 		cmocka_unit_test(is_not_inherited),
 	};
