@@ -72,7 +72,7 @@ struct queue {
 static _Atomic(struct queue *) queues[QUEUES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
-static atomic_ulong calls;
+static atomic_ulong calls, added;
 static unsigned lies, refusals;
 static int refusal;
 
@@ -82,6 +82,11 @@ int __wrap_close(int fd);
 unsigned long kqueue_calls(void)
 {
 	return atomic_load(&calls);
+}
+
+unsigned long kqueue_changes(void)
+{
+	return atomic_load(&added);
 }
 
 void kqueue_lie(unsigned each)
@@ -618,8 +623,12 @@ static int change_all(struct queue *queue, const struct kevent *changes, int cou
 	for (int i = 0; i < count; i++) {
 		struct kevent answer = changes[i];
 		int index = filter_index(answer.filter);
-		int error = index < 0 ? change_other(queue, &answer)
-				      : change_descriptor(queue, &answer, index);
+		int error;
+
+		if (answer.flags & EV_ADD)
+			atomic_fetch_add(&added, 1);
+		error = index < 0 ? change_other(queue, &answer)
+				  : change_descriptor(queue, &answer, index);
 
 		if (error == 0 && (answer.flags & EV_RECEIPT) == 0)
 			continue;

@@ -85,17 +85,18 @@ static void close_both(proa_handle ends[2])
 		assert_true(proa_run_once(port, PROA_SECOND) >= 0);
 }
 
-static void a_turn_is_one_call(void **state)
+static void a_turn_is_one_call_and_registers_once(void **state)
 {
 	enum { PAIRS = 20, ROUNDS = 50 };
 	proa_handle ends[PAIRS][2];
 	struct note in[PAIRS], out[PAIRS];
-	unsigned long before, turns = 0;
+	unsigned long before, first, registered = 0, turns = 0;
 
 	(void)state;
 	for (int i = 0; i < PAIRS; i++)
 		assert_int_equal(proa_pair(port, ends[i]), 0);
 	before = kqueue_calls();
+	first = kqueue_changes();
 	for (int round = 0; round < ROUNDS; round++) {
 		int done = 0;
 
@@ -109,7 +110,12 @@ static void a_turn_is_one_call(void **state)
 			assert_true(n > 0);
 			done += n;
 		}
+		if (round == 0)
+			registered = kqueue_changes();
 	}
+	/* For the descriptor's life, in the round that first had to wait. */
+	assert_true(registered - first >= PAIRS);
+	assert_int_equal(kqueue_changes(), registered);
 	/* Registrations go along: all of them in one of those calls. */
 	assert_true(kqueue_calls() - before <= turns);
 	for (int i = 0; i < PAIRS; i++)
@@ -349,7 +355,8 @@ static void is_not_inherited(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(a_turn_is_one_call, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_turn_is_one_call_and_registers_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(more_changes_than_a_call_takes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_refusal_reaches_its_op, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(

@@ -57,9 +57,10 @@ int kqueue(void);
 int kevent(int queue, const struct kevent *changes, int change_count, struct kevent *events,
 	int event_count, const struct timespec *timeout);
 
-/* What a test wants to know: calls of kevent() so far, and registrations of a
- * queue. */
+/* What a test wants to know: calls of kevent() so far, changes with EV_ADD, and
+ * registrations of a queue. */
 unsigned long kqueue_calls(void);
+unsigned long kqueue_changes(void);
 int kqueue_registered(int queue);
 /* From the next call on one in `each` that reports something also reports, of the
  * same descriptor, what is not so. 0: none. */
