@@ -344,7 +344,7 @@ static int change_descriptor(struct queue *queue, const struct kevent *change, i
 	if ((change->flags & EV_ADD) == 0)
 		return note->set ? 0 : ENOENT;
 	error = check(fd, index);
-	if (error == 0 && refusals > 0) {
+	if (error == 0 && refusals > 0 && index != EXCEPTS) {
 		refusals--;
 		error = refusal;
 	}

@@ -185,6 +185,94 @@ static void a_refusal_reaches_its_op(void **state)
 	close_both(taken);
 }
 
+/* Whoever waits for data on the same handle is not told. */
+static void a_refusal_to_send_reaches_its_op(void **state)
+{
+	static char room[65536];
+	proa_handle ends[2];
+	static struct note in, lost, behind, next;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, ends), 0);
+	receive(&in, ends[0]);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	while (write(ends[0], room, sizeof room) > 0)
+		;
+	assert_int_equal(errno, EAGAIN);
+	send_byte(&lost, ends[0]);
+	send_byte(&behind, ends[0]);
+	kqueue_refuse(1, ENOMEM);
+	while (lost.count + behind.count < 2)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(lost.result, PROA_ENOMEM);
+	assert_int_equal(behind.result, PROA_ECANCELED);
+	assert_int_equal(in.count, 0);
+	/* Registered anew, and told when there is room. */
+	send_byte(&next, ends[0]);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	while (read(ends[1], room, sizeof room) > 0)
+		;
+	while (next.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(next.result, 1);
+	assert_int_equal(write(ends[1], "y", 1), 1);
+	while (in.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(in.result, 1);
+	close_both(ends);
+}
+
+/* Handed over while ops are still submitted, so that the answers have to be kept. */
+static void refusals_among_more_changes_than_a_call_takes(void **state)
+{
+	enum { PAIRS = 300, FIRST = 3 };
+	static proa_handle ends[PAIRS][2];
+	static struct note in[PAIRS], next[PAIRS], out[PAIRS];
+	struct rlimit limit;
+	unsigned long before;
+	int refused = 0, done = 0;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	if (limit.rlim_cur < 2 * PAIRS + 100)
+		skip();
+	for (int i = 0; i < PAIRS; i++)
+		assert_int_equal(proa_pair(port, ends[i]), 0);
+	before = kqueue_calls();
+	kqueue_refuse(FIRST, ENOMEM);
+	for (int i = 0; i < PAIRS; i++)
+		receive(&in[i], ends[i][0]);
+	assert_true(kqueue_calls() > before);
+	/* One of the rest, too, which goes with the wait. */
+	kqueue_refuse(1, ENOMEM);
+	for (int turn = 0; turn < 5 && refused < FIRST + 1; turn++) {
+		int n = proa_run_once(port, PROA_SECOND);
+
+		assert_true(n >= 0);
+		refused += n;
+	}
+	assert_int_equal(refused, FIRST + 1);
+	for (int i = 0; i < PAIRS; i++) {
+		if (in[i].count > 0) {
+			assert_int_equal(in[i].result, PROA_ENOMEM);
+			assert_true(i < FIRST || --refused == FIRST);
+			receive(&next[i], ends[i][0]);
+		}
+		send_byte(&out[i], ends[i][1]);
+	}
+	while (done < 2 * PAIRS) {
+		int n = proa_run_once(port, PROA_SECOND);
+
+		assert_true(n > 0);
+		done += n;
+	}
+	assert_int_equal(refused, FIRST);
+	for (int i = 0; i < PAIRS; i++) {
+		assert_int_equal((in[i].result == PROA_ENOMEM ? next : in)[i].result, 1);
+		close_both(ends[i]);
+	}
+}
+
 static void registrations_go_with_the_handle(void **state)
 {
 	int least = kqueue_registered(queue);
@@ -359,6 +447,10 @@ int main(void)
 			a_turn_is_one_call_and_registers_once, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(more_changes_than_a_call_takes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_refusal_reaches_its_op, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			a_refusal_to_send_reaches_its_op, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(
+			refusals_among_more_changes_than_a_call_takes, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(
 			registrations_go_with_the_handle, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(data_comes_before_the_end, set_up, tear_down),

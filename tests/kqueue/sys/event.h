@@ -65,7 +65,7 @@ int kqueue_registered(int queue);
 /* From the next call on one in `each` that reports something also reports, of the
  * same descriptor, what is not so. 0: none. */
 void kqueue_lie(unsigned each);
-/* The next `count` registrations fail with `error`. */
+/* The next `count` registrations for reading or writing fail with `error`. */
 void kqueue_refuse(unsigned count, int error);
 
 #endif
