@@ -337,12 +337,27 @@ extern BOOL(WINAPI *__real___imp_GetQueuedCompletionStatusEx)(HANDLE port,
 static int updates_failing; /* of SO_UPDATE_ACCEPT_CONTEXT: so many fail */
 static int waits_failing, waits;
 
+/* Sockets that were told of their connection: the last, and whose it was said to be. */
+static struct told {
+	int count;
+	SOCKET s, listener;
+} told_of_accept, told_of_connect;
+
 static int WSAAPI maybe_setsockopt(SOCKET s, int level, int name, const char *value, int length)
 {
 	if (level == SOL_SOCKET && name == SO_UPDATE_ACCEPT_CONTEXT && updates_failing > 0) {
 		updates_failing--;
 		WSASetLastError(WSAENOBUFS);
 		return SOCKET_ERROR;
+	}
+	if (level == SOL_SOCKET && name == SO_UPDATE_ACCEPT_CONTEXT) {
+		told_of_accept.count++;
+		told_of_accept.s = s;
+		told_of_accept.listener =
+			length == sizeof(SOCKET) ? *(const SOCKET *)(const void *)value : 0;
+	} else if (level == SOL_SOCKET && name == SO_UPDATE_CONNECT_CONTEXT) {
+		told_of_connect.count++;
+		told_of_connect.s = s;
 	}
 	return __real___imp_setsockopt(s, level, name, value, length);
 }
@@ -473,6 +488,65 @@ static void single_accepts_survive_want(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* On Windows a socket from AcceptEx() or ConnectEx() knows of no connection, for shutdown()
+ * or getpeername(), before it has been told. Wine's know of it anyhow: so the calls that tell
+ * them are looked at. */
+static void sockets_are_told_of_their_connection(void **state)
+{
+	struct proa_port *port = open_port();
+	struct guests guests;
+	struct proa_op op, accept;
+	SOCKET plain;
+	int32_t one;
+
+	(void)state;
+	invite(port, &guests);
+	proa_op_init(&op, port, NULL);
+	proa_op_init(&accept, port, &guests);
+	memset(&told_of_accept, 0, sizeof told_of_accept);
+	proa_prep_accept(&op, guests.listener, NULL, 0);
+	one = run(port, &op);
+	assert_true(one >= 0);
+	assert_int_equal(told_of_accept.count, 1);
+	assert_int_equal(told_of_accept.s, one);
+	assert_int_equal(told_of_accept.listener, guests.listener);
+	proa_discard(port, one);
+
+	proa_prep_accept_multi(&accept, guests.listener, 0);
+	proa_submit(&accept, note_guest);
+	for (int want = 1; want < CLIENTS; want++) {
+		for (int i = 0; i < 100 && guests.count < want; i++)
+			assert_true(proa_run_once(port, 50 * PROA_MILLISECOND) >= 0);
+		assert_true(guests.count >= want);
+	}
+	assert_int_equal(told_of_accept.count, CLIENTS);
+	assert_int_equal(told_of_accept.s, guests.accepted[guests.count - 1]);
+	assert_int_equal(told_of_accept.listener, guests.listener);
+	proa_cancel(&accept);
+	runs(port, &accept);
+
+	memset(&told_of_connect, 0, sizeof told_of_connect);
+	proa_prep_dial(&op, &guests.address, 0);
+	one = run(port, &op);
+	assert_true(one >= 0);
+	assert_int_equal(told_of_connect.count, 1);
+	assert_int_equal(told_of_connect.s, one);
+	proa_discard(port, one);
+	plain = WSASocketW(AF_INET, SOCK_STREAM, 0, NULL, 0, WSA_FLAG_OVERLAPPED);
+	proa_prep_connect(&op, (proa_handle)plain, &guests.address, 0);
+	assert_int_equal(run(port, &op), 0);
+	assert_int_equal(told_of_connect.count, 2);
+	assert_int_equal(told_of_connect.s, plain);
+	proa_discard(port, (proa_handle)plain);
+	/* Of one that failed there is nothing to be told. */
+	proa_discard(port, guests.listener);
+	proa_prep_dial(&op, &guests.address, 0);
+	assert_int_equal(run(port, &op), PROA_ECONNREFUSED);
+	assert_int_equal(told_of_connect.count, 2);
+	part(port, &guests);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 /* The wait that takes memory may be refused it: then the port looks again, but does not
  * spin. */
 static void waits_that_fail_are_made_again(void **state)
@@ -503,6 +577,7 @@ int main(void)
 		cmocka_unit_test(nothing_is_left),
 		cmocka_unit_test(accepts_survive_want),
 		cmocka_unit_test(single_accepts_survive_want),
+		cmocka_unit_test(sockets_are_told_of_their_connection),
 		cmocka_unit_test(waits_that_fail_are_made_again),
 	};
 
