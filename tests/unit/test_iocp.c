@@ -43,6 +43,18 @@ static int take_packets(struct proa_port *port, int *wakes)
 	return all;
 }
 
+NTSTATUS NTAPI NtQueryIoCompletion(HANDLE port, int class, void *out, ULONG size, ULONG *length);
+
+/* How many packets lie in the port; they stay there. */
+static LONG packets_in(const struct proa_port *port)
+{
+	LONG depth = -1;
+
+	/* 0: IoCompletionBasicInformation. */
+	assert_true(NtQueryIoCompletion(iocp_of(port)->port, 0, &depth, sizeof depth, NULL) >= 0);
+	return depth;
+}
+
 #define POSTS 1000
 
 struct poster {
@@ -327,12 +339,15 @@ static void nothing_is_left(void **state)
 
 /* ---- calls that fail ------------------------------------------------------------------ */
 
-/* The linker leads these two through here (--wrap): DLLs' functions are called by pointers
- * of these names. */
+/* The linker leads these through here (--wrap): DLLs' functions are called by pointers of
+ * these names. */
 extern int(WSAAPI *__real___imp_setsockopt)(
 	SOCKET s, int level, int name, const char *value, int length);
 extern BOOL(WINAPI *__real___imp_GetQueuedCompletionStatusEx)(HANDLE port,
 	LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms, BOOL alertable);
+
+extern int(WSAAPI *__real___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent,
+	DWORD flags, LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
 
 static int updates_failing; /* of SO_UPDATE_ACCEPT_CONTEXT: so many fail */
 static int waits_failing, waits;
@@ -373,11 +388,178 @@ static BOOL WINAPI maybe_wait(
 	return FALSE;
 }
 
+static int sends_made;
+static bool holds_sends; /* the next one waits */
+static OVERLAPPED *held;
+
+static int WSAAPI maybe_send(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent, DWORD flags,
+	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
+{
+	sends_made++;
+	if (!holds_sends)
+		return __real___imp_WSASend(s, slices, count, sent, flags, overlapped, routine);
+	holds_sends = false;
+	held = overlapped;
+	held->InternalHigh = (ULONG_PTR)send(s, slices->buf, (int)slices->len, 0);
+	WSASetLastError(WSA_IO_PENDING);
+	return SOCKET_ERROR;
+}
+
+int(WSAAPI *__wrap___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent, DWORD flags,
+	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_send;
 int(WSAAPI *__wrap___imp_setsockopt)(
 	SOCKET s, int level, int name, const char *value, int length) = maybe_setsockopt;
 BOOL(WINAPI *__wrap___imp_GetQueuedCompletionStatusEx)
 (HANDLE port, LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms,
 	BOOL alertable) = maybe_wait;
+
+/* ---- calls and packets, counted ---------------------------------------------------------- */
+
+static int ended;
+
+static void count_end(struct proa_op *op, const struct proa_completion *c)
+{
+	(void)op;
+	assert_int_equal(c->result, 1);
+	ended++;
+}
+
+#define PEERS 30
+
+/* One wait takes all packets that are there. */
+static void waits_take_many(void **state)
+{
+	struct proa_port *port = open_port();
+	proa_handle pairs[PEERS][2];
+	struct proa_op ops[PEERS];
+	char bytes[PEERS];
+
+	(void)state;
+	for (int i = 0; i < PEERS; i++) {
+		assert_int_equal(proa_pair(port, pairs[i]), 0);
+		proa_op_init(&ops[i], port, NULL);
+		proa_prep_recv(&ops[i], pairs[i][0], &bytes[i], 1, 0);
+		proa_submit(&ops[i], count_end);
+	}
+	assert_int_equal(proa_run_once(port, 0), 0);
+	for (int i = 0; i < PEERS; i++)
+		assert_int_equal(send((SOCKET)pairs[i][1], "x", 1, 0), 1);
+	for (int i = 0; i < 500 && packets_in(port) < PEERS; i++)
+		Sleep(10);
+	assert_int_equal(packets_in(port), PEERS);
+	ended = waits = 0;
+	assert_int_equal(proa_run_once(port, PROA_SECOND), PEERS);
+	assert_int_equal(waits, 1);
+	assert_int_equal(ended, PEERS);
+	for (int i = 0; i < PEERS; i++) {
+		proa_discard(port, pairs[i][0]);
+		proa_discard(port, pairs[i][1]);
+	}
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* What ends at once has no packet to come: neither one that is waited for, nor one that
+ * nobody waits for. */
+static void ends_at_once_without_packets(void **state)
+{
+	struct proa_port *port = open_port();
+	struct proa_op send_op, receive_op;
+	proa_handle pair[2];
+	char byte;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, pair), 0);
+	proa_op_init(&send_op, port, NULL);
+	proa_op_init(&receive_op, port, NULL);
+	for (int i = 0; i < 3; i++) {
+		proa_prep_send(&send_op, pair[0], "x", 1, 0);
+		proa_submit(&send_op, count_end);
+		assert_int_equal(iocp_of(port)->outstanding, 0);
+		for (int k = 0; k < 500 && recv((SOCKET)pair[1], &byte, 1, MSG_PEEK) < 0; k++)
+			Sleep(10);
+		proa_prep_recv(&receive_op, pair[1], &byte, 1, 0);
+		proa_submit(&receive_op, count_end);
+		assert_int_equal(iocp_of(port)->outstanding, 0);
+		assert_int_equal(packets_in(port), 0);
+		ended = 0;
+		assert_int_equal(proa_run_once(port, 0), 2);
+		assert_int_equal(ended, 2);
+	}
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+#define SMALL_ONES  10
+#define SMALL_BYTES 1000
+#define LARGE_BYTES 100000
+
+/* These come from the other end while the port works. */
+static void expect_bytes(struct proa_port *port, proa_handle end, const char *expected, int length)
+{
+	static char got[LARGE_BYTES];
+	int n;
+
+	while (length > 0) {
+		assert_true(proa_run_once(port, PROA_MILLISECOND) >= 0);
+		n = recv((SOCKET)end, got, length, 0);
+		if (n < 0 && WSAGetLastError() == WSAEWOULDBLOCK)
+			continue;
+		assert_true(n > 0);
+		assert_memory_equal(got, expected, n);
+		expected += n;
+		length -= n;
+	}
+}
+
+/* Sends behind one that waits: the calls that are made for all of them. The large one, if
+ * there is one, is the last. */
+static int calls_for_sends(bool large)
+{
+	static char bytes[LARGE_BYTES];
+	struct proa_port *port = open_port();
+	struct proa_op ops[SMALL_ONES + 2];
+	proa_handle pair[2];
+	int count = SMALL_ONES + 1 + large;
+
+	assert_int_equal(proa_pair(port, pair), 0);
+	for (int i = 0; i < LARGE_BYTES; i++)
+		bytes[i] = (char)(i % 251);
+	for (int i = 0; i < count; i++)
+		proa_op_init(&ops[i], port, NULL);
+	holds_sends = true;
+	sends_made = 0;
+	proa_prep_send(&ops[0], pair[0], "x", 1, 0);
+	for (int i = 0; i < SMALL_ONES; i++)
+		proa_prep_send(&ops[1 + i], pair[0], bytes + i * SMALL_BYTES, SMALL_BYTES, 0);
+	if (large)
+		proa_prep_send(&ops[count - 1], pair[0], bytes, LARGE_BYTES, 0);
+	for (int i = 0; i < count; i++)
+		proa_submit(&ops[i], note);
+	assert_int_equal(sends_made, 1);
+	assert_true(PostQueuedCompletionStatus(iocp_of(port)->port, 1, KEY_CALL, held));
+	expect_bytes(port, pair[1], "x", 1);
+	expect_bytes(port, pair[1], bytes, SMALL_ONES * SMALL_BYTES);
+	if (large)
+		expect_bytes(port, pair[1], bytes, LARGE_BYTES);
+	assert_int_equal(proa_run(port), 0);
+	for (int i = 0; i < count; i++)
+		assert_false(proa_op_pending(&ops[i]));
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
+	return sends_made;
+}
+
+/* Small sends go together, and a large one behind them by itself. */
+static void small_sends_are_one_call(void **state)
+{
+	(void)state;
+	assert_int_equal(calls_for_sends(false), 2);
+	assert_int_equal(calls_for_sends(true), 3);
+}
+
+/* ---- accepts and connects ----------------------------------------------------------------- */
 
 #define CLIENTS 3
 
@@ -575,6 +757,9 @@ int main(void)
 		cmocka_unit_test(accepts_in_flight),
 		cmocka_unit_test(spared_by_others),
 		cmocka_unit_test(nothing_is_left),
+		cmocka_unit_test(waits_take_many),
+		cmocka_unit_test(ends_at_once_without_packets),
+		cmocka_unit_test(small_sends_are_one_call),
 		cmocka_unit_test(accepts_survive_want),
 		cmocka_unit_test(single_accepts_survive_want),
 		cmocka_unit_test(sockets_are_told_of_their_connection),
