@@ -784,10 +784,12 @@ TEST(21, "one system call a turn", turns_cost_one_system_call)
 	struct proa_port_stats before, after;
 	struct record *records = records_make(port, 16);
 	proa_handle handles[16];
-	uint64_t turns = 0;
+	uint64_t turns = 0, calls, most;
+	/* There a submit is a call of its own, and a turn one more. */
+	bool iocp = strcmp(test_profile(), "iocp") == 0;
 	char byte;
 
-	if (strcmp(test_profile(), "io_uring") != 0)
+	if (!iocp && strcmp(test_profile(), "io_uring") != 0)
 		SKIP("readiness, and old kernels, take more calls");
 	for (int i = 0; i < 16; i += 2)
 		CHECK_INT(proa_pair(port, &handles[i]), 0);
@@ -806,17 +808,20 @@ TEST(21, "one system call a turn", turns_cost_one_system_call)
 	for (int i = 0; i < 16; i++)
 		record_submit(&records[i]);
 	proa_port_stats(port, &after);
-	CHECK_INT(after.system_calls, before.system_calls); /* submits make none */
-	while (turns < 1500) {
+	if (!iocp)
+		CHECK_INT(after.system_calls, before.system_calls); /* submits make none */
+	before = after;
+	while (turns < (iocp ? 300 : 1500)) {
 		CHECK(proa_run_once(port, PROA_SECOND) > 0);
 		turns++;
 	}
 	proa_port_stats(port, &after);
-	printf("%llu system calls in %llu turns\n",
-		(unsigned long long)(after.system_calls - before.system_calls),
+	calls = after.system_calls - before.system_calls;
+	most = turns + (iocp ? after.submitted - before.submitted : 0);
+	printf("%llu system calls in %llu turns\n", (unsigned long long)calls,
 		(unsigned long long)turns);
 	/* A few turns wait again, having been woken for nothing to hand over. */
-	CHECK(after.system_calls - before.system_calls <= turns + turns / 20);
+	CHECK(calls <= most + turns / 20);
 	proa_cancel_all(port);
 	for (int i = 0; i < 16; i++)
 		records[i].then = NULL;
