@@ -280,8 +280,9 @@ static int32_t transmit(struct proa_port *port, struct proa_op *op, struct handl
 	request->overlapped.OffsetHigh = (DWORD)(from >> 32);
 	good = call(windows_socket_of(op->handle_), windows_handle_of((int)range->file), length, 0,
 		&request->overlapped, NULL, 0);
+	/* Where a packet follows, it may have been taken, and the request with it. */
 	return request_made(port, handle, request, good ? NO_ERROR : (DWORD)WSAGetLastError(),
-		good ? (DWORD)request->overlapped.InternalHigh : 0);
+		good && (handle->engine & I_SKIPS) ? (DWORD)request->overlapped.InternalHigh : 0);
 }
 
 /* The file is asked for its size before each part: past its end TransmitFile()

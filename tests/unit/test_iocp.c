@@ -364,6 +364,9 @@ extern BOOL(WINAPI *__real___imp_GetQueuedCompletionStatusEx)(HANDLE port,
 extern int(WSAAPI *__real___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent,
 	DWORD flags, LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
 
+extern int(WSAAPI *__real___imp_WSARecv)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD got,
+	LPDWORD flags, LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
+
 static int updates_failing; /* of SO_UPDATE_ACCEPT_CONTEXT: so many fail */
 static int waits_failing, waits;
 
@@ -403,23 +406,111 @@ static BOOL WINAPI maybe_wait(
 	return FALSE;
 }
 
+static bool seals_next; /* the next call of those below: see seal() */
+static OVERLAPPED *sealed;
+static struct request seal_keeps;
+
+/* A call that says "pending", or that success sends a packet, may have had its packet taken,
+ * and its request used anew, before it has returned: nobody may look at the request then. So
+ * it is put out of reach, until the port takes the packet. */
+static void seal(OVERLAPPED *overlapped)
+{
+	DWORD before;
+
+	seals_next = false;
+	sealed = overlapped;
+	seal_keeps = *(struct request *)(void *)overlapped;
+	if (!VirtualProtect(overlapped, sizeof seal_keeps, PAGE_NOACCESS, &before))
+		abort();
+}
+
+/* Seals a call that ended with so many bytes. */
+static void seal_ended(OVERLAPPED *overlapped, size_t bytes)
+{
+	overlapped->Internal = 0;
+	overlapped->InternalHigh = bytes;
+	seal(overlapped);
+}
+
+/* A request of the port's, its next one, in a page of its own, as seal() wants it. It is
+ * freed after the port. */
+static struct request *lone_request(struct proa_port *port)
+{
+	struct iocp *iocp = iocp_of(port);
+	struct request *request =
+		VirtualAlloc(NULL, sizeof *request, MEM_COMMIT | MEM_RESERVE, PAGE_READWRITE);
+
+	assert_non_null(request);
+	request->next = iocp->small;
+	iocp->small = request;
+	seals_next = true;
+	return request;
+}
+
+/* The packet of the sealed call is the port's to take. */
+static void unseal(struct proa_port *port)
+{
+	DWORD before;
+
+	assert_non_null(sealed);
+	assert_true(VirtualProtect(sealed, sizeof seal_keeps, PAGE_READWRITE, &before));
+	*(struct request *)(void *)sealed = seal_keeps;
+	assert_true(PostQueuedCompletionStatus(
+		iocp_of(port)->port, (DWORD)sealed->InternalHigh, KEY_CALL, sealed));
+	sealed = NULL;
+}
+
 static int sends_made;
-static bool holds_sends; /* the next one waits */
-static OVERLAPPED *held;
 
 static int WSAAPI maybe_send(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent, DWORD flags,
 	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
 {
 	sends_made++;
-	if (!holds_sends)
+	if (!seals_next)
 		return __real___imp_WSASend(s, slices, count, sent, flags, overlapped, routine);
-	holds_sends = false;
-	held = overlapped;
-	held->InternalHigh = (ULONG_PTR)send(s, slices->buf, (int)slices->len, 0);
+	seal_ended(overlapped, (size_t)send(s, slices->buf, (int)slices->len, 0));
 	WSASetLastError(WSA_IO_PENDING);
 	return SOCKET_ERROR;
 }
 
+static HANDLE early_port; /* of a receive whose packet is taken inside the call */
+static SOCKET early_peer;
+
+static int WSAAPI maybe_receive(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD got, LPDWORD flags,
+	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
+{
+	int answer = __real___imp_WSARecv(s, slices, count, got, flags, overlapped, routine);
+	OVERLAPPED_ENTRY entry;
+	ULONG packets = 0;
+
+	if (!seals_next)
+		return answer;
+	send(early_peer, "early", 5, 0);
+	if (!__real___imp_GetQueuedCompletionStatusEx(
+		    early_port, &entry, 1, &packets, 10000, FALSE) ||
+		entry.lpOverlapped != overlapped)
+		abort();
+	seal(overlapped);
+	WSASetLastError(WSA_IO_PENDING);
+	return SOCKET_ERROR;
+}
+
+/* As iocp->transmit. */
+static BOOL WINAPI sealing_transmit(SOCKET s, HANDLE file, DWORD length, DWORD part,
+	LPOVERLAPPED overlapped, LPTRANSMIT_FILE_BUFFERS buffers, DWORD flags)
+{
+	(void)s;
+	(void)file;
+	(void)part;
+	(void)buffers;
+	(void)flags;
+	seal_ended(overlapped, length);
+	return TRUE;
+}
+
+int(WSAAPI *__wrap___imp_WSARecv)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD got,
+	LPDWORD flags, LPWSAOVERLAPPED overlapped,
+	LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_receive;
 int(WSAAPI *__wrap___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent, DWORD flags,
 	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_send;
 int(WSAAPI *__wrap___imp_setsockopt)(
@@ -534,6 +625,7 @@ static int calls_for_sends(bool large)
 	static char bytes[LARGE_BYTES];
 	struct proa_port *port = open_port();
 	struct proa_op ops[SMALL_ONES + 2];
+	struct request *lone;
 	proa_handle pair[2];
 	int count = SMALL_ONES + 1 + large;
 
@@ -542,7 +634,7 @@ static int calls_for_sends(bool large)
 		bytes[i] = (char)(i % 251);
 	for (int i = 0; i < count; i++)
 		proa_op_init(&ops[i], port, NULL);
-	holds_sends = true;
+	lone = lone_request(port);
 	sends_made = 0;
 	proa_prep_send(&ops[0], pair[0], "x", 1, 0);
 	for (int i = 0; i < SMALL_ONES; i++)
@@ -552,7 +644,7 @@ static int calls_for_sends(bool large)
 	for (int i = 0; i < count; i++)
 		proa_submit(&ops[i], note);
 	assert_int_equal(sends_made, 1);
-	assert_true(PostQueuedCompletionStatus(iocp_of(port)->port, 1, KEY_CALL, held));
+	unseal(port);
 	expect_bytes(port, pair[1], "x", 1);
 	expect_bytes(port, pair[1], bytes, SMALL_ONES * SMALL_BYTES);
 	if (large)
@@ -563,6 +655,7 @@ static int calls_for_sends(bool large)
 	proa_discard(port, pair[0]);
 	proa_discard(port, pair[1]);
 	assert_int_equal(proa_port_close(port), 0);
+	VirtualFree(lone, 0, MEM_RELEASE);
 	return sends_made;
 }
 
@@ -572,6 +665,67 @@ static void small_sends_are_one_call(void **state)
 	(void)state;
 	assert_int_equal(calls_for_sends(false), 2);
 	assert_int_equal(calls_for_sends(true), 3);
+}
+
+/* ---- calls whose packet comes first ------------------------------------------------------ */
+
+/* Submits the op, whose call is sealed; nothing looks at the request before its packet has
+ * come. What the op gives. */
+static int32_t run_sealed(struct proa_port *port, struct proa_op *op)
+{
+	struct request *lone = lone_request(port);
+
+	proa_submit(op, note);
+	assert_ptr_equal(sealed, lone);
+	assert_int_equal(proa_run_once(port, 0), 0);
+	assert_true(proa_op_pending(op));
+	unseal(port);
+	runs(port, op);
+	/* It is the port's first free one again: another must not be put before it. */
+	assert_ptr_equal(iocp_of(port)->small, lone);
+	iocp_of(port)->small = lone->next;
+	VirtualFree(lone, 0, MEM_RELEASE);
+	return result;
+}
+
+static void calls_let_go_of_their_request(void **state)
+{
+	struct proa_port *port = open_port();
+	struct proa_range range = { .offset = 0, .length = 6 };
+	char path[MAX_PATH], folder[MAX_PATH], bytes[8];
+	proa_handle pair[2];
+	struct proa_op op;
+	DWORD written;
+	HANDLE file;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, pair), 0);
+	proa_op_init(&op, port, NULL);
+	early_port = iocp_of(port)->port;
+	early_peer = (SOCKET)pair[1];
+	proa_prep_recv(&op, pair[0], bytes, sizeof bytes, 0);
+	assert_int_equal(run_sealed(port, &op), 5);
+	assert_memory_equal(bytes, "early", 5);
+	proa_prep_send(&op, pair[0], "send", 4, 0);
+	assert_int_equal(run_sealed(port, &op), 4);
+
+	/* Where success sends a packet, it is as good as "pending". */
+	GetTempPathA(sizeof folder, folder);
+	assert_true(GetTempFileNameA(folder, "iocp", 0, path) != 0);
+	file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, CREATE_ALWAYS,
+		FILE_FLAG_DELETE_ON_CLOSE, NULL);
+	assert_true(file != INVALID_HANDLE_VALUE);
+	assert_true(WriteFile(file, "123456", 6, &written, NULL));
+	range.file = (proa_handle)file;
+	handle_find(port, (int)pair[0])->engine |= I_IFS; /* whose function is kept */
+	handle_find(port, (int)pair[0])->engine &= (uint8_t)~I_SKIPS;
+	iocp_of(port)->transmit = sealing_transmit;
+	proa_prep_sendfile(&op, pair[0], &range, 0);
+	assert_int_equal(run_sealed(port, &op), 6);
+	CloseHandle(file);
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
 }
 
 /* ---- accepts and connects ----------------------------------------------------------------- */
@@ -775,6 +929,7 @@ int main(void)
 		cmocka_unit_test(waits_take_many),
 		cmocka_unit_test(ends_at_once_without_packets),
 		cmocka_unit_test(small_sends_are_one_call),
+		cmocka_unit_test(calls_let_go_of_their_request),
 		cmocka_unit_test(accepts_survive_want),
 		cmocka_unit_test(single_accepts_survive_want),
 		cmocka_unit_test(sockets_are_told_of_their_connection),
