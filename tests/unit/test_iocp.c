@@ -367,6 +367,8 @@ extern int(WSAAPI *__real___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count,
 extern int(WSAAPI *__real___imp_WSARecv)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD got,
 	LPDWORD flags, LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
 
+extern int(WSAAPI *__real___imp_getsockopt)(
+	SOCKET s, int level, int name, char *value, int *length);
 extern BOOL(WINAPI *__real___imp_ReadFile)(
 	HANDLE file, LPVOID bytes, DWORD length, LPDWORD moved, LPOVERLAPPED overlapped);
 extern BOOL(WINAPI *__real___imp_WriteFile)(
@@ -398,6 +400,17 @@ static int WSAAPI maybe_setsockopt(SOCKET s, int level, int name, const char *va
 		told_of_connect.s = s;
 	}
 	return __real___imp_setsockopt(s, level, name, value, length);
+}
+
+static bool layered; /* sockets are of a provider whose handles are not the kernel's */
+
+static int WSAAPI maybe_getsockopt(SOCKET s, int level, int name, char *value, int *length)
+{
+	int answer = __real___imp_getsockopt(s, level, name, value, length);
+
+	if (layered && answer == 0 && level == SOL_SOCKET && name == SO_PROTOCOL_INFOW)
+		((WSAPROTOCOL_INFOW *)(void *)value)->dwServiceFlags1 &= ~(DWORD)XP1_IFS_HANDLES;
+	return answer;
 }
 
 static BOOL WINAPI maybe_wait(
@@ -570,6 +583,8 @@ int(WSAAPI *__wrap___imp_WSARecv)(SOCKET s, LPWSABUF slices, DWORD count, LPDWOR
 	LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_receive;
 int(WSAAPI *__wrap___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWORD sent, DWORD flags,
 	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_send;
+int(WSAAPI *__wrap___imp_getsockopt)(
+	SOCKET s, int level, int name, char *value, int *length) = maybe_getsockopt;
 int(WSAAPI *__wrap___imp_setsockopt)(
 	SOCKET s, int level, int name, const char *value, int length) = maybe_setsockopt;
 BOOL(WINAPI *__wrap___imp_GetQueuedCompletionStatusEx)
@@ -1013,6 +1028,72 @@ static void sockets_are_told_of_their_connection(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* The op is submitted, and its packet is to come, even if the call has ended at once. */
+static int32_t run_by_packet(struct proa_port *port, struct proa_op *op)
+{
+	proa_submit(op, note);
+	assert_true(proa_op_pending(op));
+	assert_int_equal(iocp_of(port)->outstanding, 1);
+	runs(port, op);
+	assert_int_equal(iocp_of(port)->outstanding, 0);
+	return result;
+}
+
+/* Such a provider sends its own packets, and has functions of its own. */
+static void layered_sockets(void **state)
+{
+	struct proa_port *port = open_port();
+	struct proa_op accept, op;
+	struct proa_address address;
+	proa_handle listener, ends[2], mail;
+	char bytes[8], control[64];
+	struct proa_slice slice = { sizeof bytes, bytes };
+	struct proa_message message = { .slices = &slice, .slice_count = 1, .control = control };
+
+	(void)state;
+	layered = true;
+	proa_op_init(&accept, port, NULL);
+	proa_op_init(&op, port, NULL);
+	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+	assert_int_equal(proa_local_address(listener, &address), 0);
+	for (int i = 0; i < 2; i++) {
+		proa_prep_dial(&op, &address, 0);
+		ends[0] = run(port, &op);
+		assert_true(ends[0] >= 0);
+		proa_prep_accept(&accept, listener, NULL, 0);
+		ends[1] = run(port, &accept);
+		assert_true(ends[1] >= 0);
+		for (int k = 0; k < 2; k++) { /* there and back */
+			proa_prep_send(&op, ends[k], "echo", 4, 0);
+			assert_int_equal(run_by_packet(port, &op), 4);
+			memset(bytes, 0, sizeof bytes);
+			proa_prep_recv(&op, ends[!k], bytes, sizeof bytes, 0);
+			assert_int_equal(run_by_packet(port, &op), 4);
+			assert_memory_equal(bytes, "echo", 4);
+			assert_int_equal(handle_find(port, (int)ends[k])->engine, I_TIED);
+		}
+		proa_discard(port, ends[0]);
+		proa_discard(port, ends[1]);
+	}
+	assert_int_equal(proa_listen(port, "127.0.0.1:0",
+				 &(struct proa_listen_options) { .type = PROA_DATAGRAM }, &mail),
+		0);
+	assert_int_equal(proa_local_address(mail, &address), 0);
+	for (int i = 0; i < 2; i++) {
+		proa_prep_sendto(&op, mail, "mail", 4, &address, 0);
+		assert_int_equal(run_by_packet(port, &op), 4);
+		message.control_length = sizeof control;
+		proa_prep_recvmsg(&op, mail, &message, 0);
+		assert_int_equal(run_by_packet(port, &op), 4);
+	}
+	assert_true(iocp_of(port)->connect == NULL);
+	assert_true(iocp_of(port)->receive == NULL);
+	layered = false;
+	proa_discard(port, mail);
+	proa_discard(port, listener);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 /* The wait that takes memory may be refused it: then the port looks again, but does not
  * spin. */
 static void waits_that_fail_are_made_again(void **state)
@@ -1049,6 +1130,7 @@ int main(void)
 		cmocka_unit_test(accepts_survive_want),
 		cmocka_unit_test(single_accepts_survive_want),
 		cmocka_unit_test(sockets_are_told_of_their_connection),
+		cmocka_unit_test(layered_sockets),
 		cmocka_unit_test(waits_that_fail_are_made_again),
 	};
 
