@@ -5,15 +5,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Marks what the library exports. */
-#if defined(_WIN32)
-#	if defined(PROA_BUILD)
-#		define PROA_API __declspec(dllexport)
-#	elif defined(PROA_STATIC)
-#		define PROA_API
-#	else
-#		define PROA_API __declspec(dllimport)
-#	endif
+/* Marks what the library exports: functions alone, which a program on Windows calls by
+ * the DLL's import library as it calls those of the static one. */
+#if defined(_WIN32) && defined(PROA_BUILD)
+#	define PROA_API __declspec(dllexport)
 #else
 #	define PROA_API
 #endif
