@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define ENTRIES_DEFAULT 1024u
@@ -14,6 +15,8 @@
 #define WORKERS_FILES   4u
 /* How long to wait before what the kernel did not take is handed over again. */
 #define NOT_TAKEN PROA_MILLISECOND
+/* A call that has kept failing for so long, in a way that does not pass, is forbidden. */
+#define FAILS_MOST PROA_SECOND
 
 static const struct {
 	const char *name;
@@ -147,7 +150,20 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 	for (unsigned at = 0; at < sq->ring_entries; at++)
 		sq->array[at] = at;
 	uring->tail = *sq->ktail;
+	uring->room = sq->ring_entries;
 	return 0;
+}
+
+void ring_refuse(struct uring *uring, int error)
+{
+	uring->refused = error;
+	uring->room = 0; /* it is full, from here on */
+	uring->recancel = true; /* and a turn is not as others */
+}
+
+void ring_nap(int64_t timeout, int64_t most)
+{
+	nanosleep(&(struct timespec) { .tv_nsec = (long)(timeout < most ? timeout : most) }, NULL);
 }
 
 static void watch_wake_up(struct proa_port *port, struct uring *uring)
@@ -168,11 +184,16 @@ static void watch_wake_up(struct proa_port *port, struct uring *uring)
 void ring_enable(struct proa_port *port, struct uring *uring)
 {
 	unsigned workers[2] = { port->worker_limit, port->worker_limit };
+	int error = 0;
 
 	uring->owner = thread_self();
 	if (uring->ring.flags & IORING_SETUP_R_DISABLED)
-		io_uring_register(
+		error = io_uring_register(
 			(unsigned)uring->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	if (error < 0) {
+		ring_refuse(uring, -error);
+		return;
+	}
 	if ((uring->can & CAN_REGISTER) && io_uring_register_ring_fd(&uring->ring) != 1)
 		uring->can &= ~CAN_REGISTER;
 	/* Requests that would block go to kernel threads: no more than ours. */
@@ -187,8 +208,7 @@ bool ring_has_requests(const struct uring *uring)
 
 static bool ring_is_full(const struct uring *uring)
 {
-	return uring->tail - __atomic_load_n(uring->ring.sq.khead, __ATOMIC_ACQUIRE) >=
-	       uring->ring.sq.ring_entries;
+	return uring->tail - __atomic_load_n(uring->ring.sq.khead, __ATOMIC_ACQUIRE) >= uring->room;
 }
 
 /* Room for a request, and for its scratch if it needs some. */
@@ -198,7 +218,8 @@ static bool ring_reserve(struct proa_port *port, struct uring *uring, bool scrat
 		return true;
 	if (uring->owner == NULL)
 		ring_enable(port, uring);
-	ring_enter(port, uring, -1);
+	if (uring->refused == 0)
+		ring_enter(port, uring, -1);
 	return !ring_is_full(uring) && !(scratch && uring->scratch_count == SCRATCHES);
 }
 
@@ -230,7 +251,33 @@ static void wait_outside(struct uring *uring, int64_t timeout)
 	struct pollfd p = { .fd = uring->ring.ring_fd, .events = POLLIN };
 	struct timespec limit = unix_timespec(timeout);
 
-	ppoll(&p, 1, timeout == PROA_FOREVER ? NULL : &limit, NULL);
+	if (ppoll(&p, 1, timeout == PROA_FOREVER ? NULL : &limit, NULL) < 0 && errno != EINTR)
+		ring_nap(timeout, NOT_TAKEN); /* what is asked next is whether there is more */
+}
+
+/* What the kernel answers when it is busy, or was disturbed. */
+static bool is_passing(int error)
+{
+	return error == EINTR || error == ETIME || error == EAGAIN || error == EBUSY;
+}
+
+/* An entry failed, or one did before. True: as if it had not been made. */
+static bool ring_failed(struct proa_port *port, struct uring *uring, int result, int64_t timeout)
+{
+	int64_t now;
+
+	if (result >= 0 || is_passing(-result)) {
+		uring->fails = 0;
+		return false;
+	}
+	now = clock_now();
+	if (uring->fails == 0)
+		uring->fails = now;
+	if (now - uring->fails > FAILS_MOST)
+		ring_refuse(uring, -result);
+	else if (timeout > 0 || port->backlog != NULL)
+		ring_nap(timeout > 0 ? timeout : NOT_TAKEN, NOT_TAKEN);
+	return true;
 }
 
 /* `timeout` -1: submit alone, take in nothing. */
@@ -265,6 +312,8 @@ bool ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout)
 	 * or of room for completions): what was not taken stays in the queue. */
 	result = io_uring_enter2(
 		(unsigned)uring->ring.enter_ring_fd, pending, wait, flags, argument, size);
+	if (UNLIKELY(result < 0 || uring->fails != 0) && ring_failed(port, uring, result, timeout))
+		return false;
 	if (!ring_has_requests(uring)) {
 		uring->scratch_count = 0;
 	} else if (timeout > NOT_TAKEN) {

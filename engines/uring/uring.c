@@ -317,40 +317,61 @@ static void woken(struct proa_port *port, unsigned cqe_flags)
 
 /* ---- cancels once more --------------------------------------------------------- */
 
-static bool cancel_again(struct proa_port *port, struct proa_op *list)
+static struct proa_op *find_in(struct proa_port *port, struct proa_op *list,
+	bool (*is)(struct proa_port *, struct proa_op *))
 {
 	struct proa_op *op = list;
-	bool any = false;
 
 	if (op == NULL)
-		return false;
+		return NULL;
 	do {
-		if (op->state_ == OP_ACTIVE && (op->options_ & U_CANCELLED)) {
-			uring_send_cancel(port, op);
-			any = true;
-		}
+		if (op->state_ == OP_ACTIVE && is(port, op))
+			return op;
 		op = flight(op)->next;
 	} while (op != list);
-	return any;
+	return NULL;
+}
+
+struct proa_op *uring_find(
+	struct proa_port *port, bool (*is)(struct proa_port *port, struct proa_op *op))
+{
+	struct proa_op *op = NULL;
+	struct handle *handle;
+	int fd;
+
+	for (fd = handle_next(port, -1); fd >= 0 && op == NULL; fd = handle_next(port, fd)) {
+		handle = handle_find(port, fd);
+		if ((handle->state & HANDLE_PRIVATE) == 0)
+			op = find_in(port, handle->sends, is);
+		if (op == NULL)
+			op = find_in(port, handle->recvs, is);
+		if (op == NULL)
+			op = find_in(port, handle->others, is);
+	}
+	for (int i = 0; i < LOOSE_LISTS && op == NULL; i++)
+		op = find_in(port, port->loose[i], is);
+	return op;
+}
+
+/* One that the kernel had, and was to stop. */
+static bool is_stopped(struct proa_port *port, struct proa_op *op)
+{
+	(void)port;
+	return (op->options_ & U_CANCELLED) != 0;
+}
+
+static bool cancel_again(struct proa_port *port, struct proa_op *op)
+{
+	if (is_stopped(port, op))
+		uring_send_cancel(port, op);
+	return false;
 }
 
 /* Sends all cancels once more. */
 static bool recancel(struct proa_port *port)
 {
-	struct handle *handle;
-	bool any = false;
-	int fd;
-
-	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
-		handle = handle_find(port, fd);
-		if ((handle->state & HANDLE_PRIVATE) == 0)
-			any |= cancel_again(port, handle->sends);
-		any |= cancel_again(port, handle->recvs);
-		any |= cancel_again(port, handle->others);
-	}
-	for (int i = 0; i < LOOSE_LISTS; i++)
-		any |= cancel_again(port, port->loose[i]);
-	return any;
+	uring_find(port, cancel_again);
+	return uring_find(port, is_stopped) != NULL;
 }
 
 /* A request may be with one of the kernel's threads (io-wq), which is told to
@@ -371,7 +392,7 @@ static void unheard(struct proa_port *port, struct uring *uring)
 
 /* ---- all completions ------------------------------------------------------------ */
 
-static void completed(struct proa_port *port, const struct io_uring_cqe *cqe)
+void uring_completed(struct proa_port *port, const struct io_uring_cqe *cqe)
 {
 	struct proa_op *op = (struct proa_op *)(uintptr_t)(cqe->user_data & ~(uint64_t)TAG_MASK);
 
@@ -406,48 +427,8 @@ static void reap(struct proa_port *port, struct uring *uring)
 		/* Given back one by one: what is done with this one may enter
 		 * the kernel, which needs the room. */
 		__atomic_store_n(cq->khead, ++head, __ATOMIC_RELEASE);
-		completed(port, &cqe);
+		uring_completed(port, &cqe);
 	}
-}
-
-static bool cq_empty(const struct uring *uring)
-{
-	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
-}
-
-/* One that the kernel had, and was to stop. */
-static struct proa_op *stopped_of(struct proa_op *list)
-{
-	struct proa_op *op = list;
-
-	if (op == NULL)
-		return NULL;
-	do {
-		if (op->state_ == OP_ACTIVE && (op->options_ & U_CANCELLED))
-			return op;
-		op = flight(op)->next;
-	} while (op != list);
-	return NULL;
-}
-
-static struct proa_op *find_stopped(struct proa_port *port)
-{
-	struct proa_op *op = NULL;
-	struct handle *handle;
-	int fd;
-
-	for (fd = handle_next(port, -1); fd >= 0 && op == NULL; fd = handle_next(port, fd)) {
-		handle = handle_find(port, fd);
-		if ((handle->state & HANDLE_PRIVATE) == 0)
-			op = stopped_of(handle->sends);
-		if (op == NULL)
-			op = stopped_of(handle->recvs);
-		if (op == NULL)
-			op = stopped_of(handle->others);
-	}
-	for (int i = 0; i < LOOSE_LISTS && op == NULL; i++)
-		op = stopped_of(port->loose[i]);
-	return op;
 }
 
 /* Requests whose thread has ended: the kernel does not touch their buffers any more, for
@@ -456,37 +437,46 @@ static void drop_stopped(struct proa_port *port, struct uring *uring)
 {
 	struct proa_op *op;
 
-	while ((op = find_stopped(port)) != NULL) {
+	while ((op = uring_find(port, is_stopped)) != NULL) {
 		struct io_uring_cqe cqe = { .res = -ECANCELED,
 			.user_data = tagged(op, (op->options_ & U_POLLING) ? TAG_POLL : TAG_OP) };
 
 		uring->dropped = true;
-		completed(port, &cqe);
+		uring_completed(port, &cqe);
 	}
+}
+
+void uring_untake(struct proa_port *port, struct uring *uring, int error)
+{
+	struct io_uring_sq *sq = &uring->ring.sq;
+	unsigned tag;
+
+	for (unsigned head = *sq->khead; head != uring->tail; head++) {
+		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data,
+			.res = -error };
+
+		sq->sqes[head & sq->ring_mask].user_data = TAG_CANCEL;
+		tag = cqe.user_data & TAG_MASK;
+		if (tag == TAG_OP || tag == TAG_POLL)
+			uring_completed(port, &cqe);
+	}
+	uring->tail = *sq->khead;
+	__atomic_store_n(sq->ktail, uring->tail, __ATOMIC_RELEASE);
+	uring->scratch_count = 0;
 }
 
 /* The port is closed by another thread than its own, which has ended: the kernel
  * takes nothing from this one, not even a cancel. What was told before is told. */
 static void turn_of_another(struct proa_port *port, struct uring *uring, int64_t timeout)
 {
-	struct io_uring_sq *sq = &uring->ring.sq;
 	struct pollfd p = { .fd = uring->ring.ring_fd, .events = POLLIN };
-	unsigned head = *sq->khead;
 
-	for (; head != uring->tail; head++) {
-		struct io_uring_cqe cqe = { .user_data = sq->sqes[head & sq->ring_mask].user_data,
-			.res = -ECANCELED };
-
-		sq->sqes[head & sq->ring_mask].user_data = TAG_CANCEL;
-		if ((cqe.user_data & TAG_MASK) != TAG_WAKE)
-			completed(port, &cqe);
-	}
-	uring->tail = *sq->khead;
+	uring_untake(port, uring, ECANCELED);
 	/* What it tells of those that were dropped comes too late: they are the
 	 * program's, or gone. */
 	if (!uring->dropped)
 		reap(port, uring);
-	if (uring->dropped || cq_empty(uring))
+	if (uring->dropped || uring_cq_empty(uring))
 		drop_stopped(port, uring);
 	if (timeout > 0 && ready_empty(&port->ready))
 		poll(&p, 1, 1);
@@ -512,6 +502,10 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 		}
 	}
 	if (UNLIKELY(uring->recancel)) {
+		if (uring->refused != 0) {
+			refused_turn(port, uring, timeout);
+			return;
+		}
 		uring->recancel = false;
 		recancel(port);
 	}
@@ -520,7 +514,7 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 		if (!recancel(port))
 			uring->unheard = 0;
 	}
-	if (timeout > 0 && !cq_empty(uring))
+	if (timeout > 0 && !uring_cq_empty(uring))
 		timeout = 0;
 	state = __atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED);
 	if (uring->event >= 0)
@@ -532,7 +526,8 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 	reap(port, uring);
 	/* In another loop's hands: nothing would tell it that the kernel is to be
 	 * asked again. */
-	if (UNLIKELY(port->external) && (!entered || ring_has_requests(uring) || !cq_empty(uring)))
+	if (UNLIKELY(port->external) &&
+		(!entered || ring_has_requests(uring) || !uring_cq_empty(uring)))
 		port_kick(port);
 }
 

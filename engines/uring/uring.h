@@ -65,6 +65,10 @@ struct uring {
 	const void *owner; /* the thread that enabled it */
 	unsigned can;
 	unsigned tail; /* of the submission queue, ours */
+	unsigned room; /* entries that it has, for us */
+	bool working; /* refused.c's: a request can't be stopped */
+	int refused; /* an errno: the kernel serves the ring no more; see refused.c */
+	int64_t fails; /* since when entries have failed; 0: the last one did not */
 	bool recancel; /* a cancel found no room */
 	bool dropped; /* requests of a thread that has ended: it is not listened to any more */
 	int64_t unheard; /* ... or no ear: how long until they are sent again */
@@ -80,6 +84,11 @@ struct uring {
 static inline struct uring *uring_of(const struct proa_port *port)
 {
 	return port->world;
+}
+
+static inline bool uring_cq_empty(const struct uring *uring)
+{
+	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
 }
 
 static inline uint64_t tagged(const struct proa_op *op, unsigned tag)
@@ -103,6 +112,23 @@ void ring_close(struct uring *uring);
  * uring->scratch_count--. */
 struct io_uring_sqe *ring_request_with(
 	struct proa_port *port, struct uring *uring, struct scratch **scratch);
+
+/* The ring is not to be entered any more; the errno with which that ends all ops. */
+void ring_refuse(struct uring *uring, int error);
+/* Sleeps for `timeout` ns, but not for more than `most`, which is less than a second. */
+void ring_nap(int64_t timeout, int64_t most);
+
+/* uring.c */
+void uring_completed(struct proa_port *port, const struct io_uring_cqe *cqe);
+/* What the kernel has not taken from the queue ends with this errno. */
+void uring_untake(struct proa_port *port, struct uring *uring, int error);
+/* The first op that the engine has of which `is` says so. */
+struct proa_op *uring_find(
+	struct proa_port *port, bool (*is)(struct proa_port *port, struct proa_op *op));
+
+/* refused.c */
+/* The turn of a ring that is not served any more: uring->refused. */
+void refused_turn(struct proa_port *port, struct uring *uring, int64_t timeout);
 
 /* start.c */
 int32_t uring_start(struct proa_port *port, struct proa_op *op, uint32_t *flags);

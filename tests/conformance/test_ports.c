@@ -10,6 +10,7 @@
 #	include <linux/seccomp.h>
 #	include <sys/prctl.h>
 #	include <sys/syscall.h>
+#	include <sys/utsname.h>
 #endif
 
 #define MS    PROA_MILLISECOND
@@ -2171,6 +2172,9 @@ TEST(29, "what is native", supports_answers_for_all_numbers)
 #ifndef __linux__
 NOT_HERE(3, "one error path", waits_that_fail_are_told,
 	"by seccomp filters; Windows: tests/unit/test_windows.c")
+NOT_HERE(3, "one error path", io_uring_forbidden_before_its_first_turn, "io_uring is Linux's")
+NOT_HERE(3, "one error path", io_uring_forbidden_at_work, "io_uring is Linux's")
+NOT_HERE(3, "one error path", io_uring_entries_forbidden_at_work, "io_uring is Linux's")
 NOT_HERE(3, "one error path", waits_that_failed_go_on,
 	"by a limit of descriptors; Windows: tests/unit/test_windows.c")
 NOT_HERE(29, "an engine that can't work", io_uring_forbidden_eperm,
@@ -2231,14 +2235,37 @@ static const int waiting_calls[] = {
 #	ifdef SYS_epoll_pwait2
 	SYS_epoll_pwait2,
 #	endif
+	SYS_io_uring_enter,
 };
+
+static bool linux_is(int major, int minor)
+{
+	struct utsname names;
+	int a = 0, b = 0;
+
+	CHECK_SYSTEM(uname(&names));
+	CHECK_INT(sscanf(names.release, "%d.%d", &a, &b), 2);
+	return a > major || (a == major && b >= minor);
+}
+
+/* Does io_uring work on what it has on the port's own entries alone? */
+static bool defers(void)
+{
+	const char *off = getenv("PROA_URING_OFF");
+
+	return linux_is(6, 1) &&
+	       (off == NULL || (strcmp(off, "all") != 0 && strcmp(off, "defer") != 0 &&
+				       strcmp(off, "ext_arg") != 0));
+}
 
 /* An engine that waits by a call which always fails has to say so to those who wait, and
  * is not to spin. */
 TEST(3, "one error path", waits_that_fail_are_told)
 {
 	struct proa_port *port = test_port();
-	bool waits = strcmp(proa_engine_name(port), "io_uring") != 0;
+	/* Before, requests that io_uring has can't be stopped without an entry: they end
+	 * by themselves. */
+	bool told = strcmp(proa_engine_name(port), "io_uring") != 0 || linux_is(6, 0);
 	struct ends ends = tcp_ends();
 	struct record receive;
 	int64_t since, cpu;
@@ -2251,16 +2278,99 @@ TEST(3, "one error path", waits_that_fail_are_told)
 	forbid(waiting_calls, sizeof(waiting_calls) / sizeof(waiting_calls[0]), ENOMEM);
 	since = test_clock();
 	cpu = test_cpu();
-	if (!waits)
+	if (!told)
 		peer_write(ends.peer, "x", 1);
 	RUN_UNTIL(port, receive.finals == 1);
-	CHECK_INT(receive.last, waits ? PROA_ENOMEM : 1);
+	CHECK_INT(receive.last, told ? PROA_ENOMEM : 1);
 	/* Not at the first time: want passes. */
-	CHECK(!waits || test_clock() - since > PROA_SECOND / 2);
+	CHECK(!told || test_clock() - since > PROA_SECOND / 2);
 	CHECK(test_cpu() - cpu < PROA_SECOND / 4 * test_factor());
 	close_handle(port, ends.ours);
 	close(ends.peer);
 	test_close(port);
+}
+
+/* io_uring's calls are forbidden when the port is open, and with `begun` at work. What the
+ * kernel has can't be stopped if `stays`; it ends by itself. The rest is told of it, and
+ * closing the port returns. */
+static void forbidden_later(const int *calls, int count, bool begun, bool stays)
+{
+	struct proa_port *port = test_port();
+	struct ends ends[3] = { tcp_ends(), tcp_ends(), pipe_ends(false) };
+	struct record receive, lent, watch, timer, later;
+	struct proa_pool *pool;
+	char byte;
+
+	if (strcmp(proa_engine_name(port), "io_uring") != 0)
+		SKIP("%s needs none of these calls", proa_engine_name(port));
+	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
+	record_init(&receive, port);
+	record_init(&lent, port);
+	record_init(&watch, port);
+	record_init(&timer, port);
+	record_init(&later, port);
+	proa_prep_recv(&receive.op, ends[0].ours, &byte, 1, 0);
+	record_submit(&receive);
+	proa_prep_recv_lent(&lent.op, ends[1].ours, pool, 0);
+	record_submit(&lent);
+	proa_prep_poll(&watch.op, ends[2].ours, PROA_READABLE);
+	record_submit(&watch);
+	if (begun)
+		CHECK(proa_run_once(port, 0) >= 0);
+	forbid(calls, count, EPERM);
+	proa_prep_timer(&timer.op, MS);
+	record_submit(&timer);
+	RUN_UNTIL(port, timer.finals == 1);
+	CHECK_INT(timer.last, 0);
+	if (!stays)
+		RUN_UNTIL(port, receive.finals + lent.finals + watch.finals == 3);
+	proa_prep_recv(&later.op, ends[0].ours, &byte, 1, 0);
+	record_submit(&later);
+	for (int i = 0; i < 3 && stays; i++)
+		peer_write(ends[i].peer, "x", 1);
+	RUN_UNTIL(port, receive.finals + lent.finals + watch.finals == 3);
+	CHECK_INT(receive.last, stays ? 1 : PROA_EPERM);
+	CHECK_INT(lent.last, stays ? 1 : PROA_EPERM);
+	CHECK_INT(watch.last, stays ? (int)PROA_READABLE : PROA_EPERM);
+	RUN_UNTIL(port, later.finals == 1);
+	CHECK_INT(later.last, PROA_EPERM);
+	proa_give_back(lent.lent[0]);
+	/* What is waited for by this is the port's end. */
+	proa_prep_recv(&later.op, ends[1].ours, &byte, 1, 0);
+	record_submit(&later);
+	test_close(port);
+	CHECK_INT(later.finals, 1);
+	proa_pool_close(pool);
+	for (int i = 0; i < 3; i++) {
+		close(ends[i].ours);
+		close(ends[i].peer);
+	}
+}
+
+/* A ring that may not be used before it is enabled. */
+TEST(3, "one error path", io_uring_forbidden_before_its_first_turn)
+{
+	static const int calls[] = { SYS_io_uring_register };
+
+	if (!defers())
+		SKIP("a ring that need not be enabled needs none of these calls");
+	forbidden_later(calls, 1, false, false);
+}
+
+/* Nothing can be asked of the kernel any more. */
+TEST(3, "one error path", io_uring_forbidden_at_work)
+{
+	static const int calls[] = { SYS_io_uring_setup, SYS_io_uring_enter,
+		SYS_io_uring_register };
+
+	forbidden_later(calls, 3, true, !defers());
+}
+
+TEST(3, "one error path", io_uring_entries_forbidden_at_work)
+{
+	static const int calls[] = { SYS_io_uring_enter };
+
+	forbidden_later(calls, 1, true, !linux_is(6, 0));
 }
 
 /* poll(2) takes no more entries than there may be descriptors. It does again. */

@@ -21,13 +21,14 @@ objcopy --redefine-syms="$scratch/names" "$scratch/all.o" "$out"
 
 # Those that can't fail, or whose failing is of no interest: pure functions, locks,
 # clocks and masks; what frees; what is asked of addresses and names; how much a socket
-# has (the one ioctl).
+# has (the one ioctl); what a ring that is forbidden is asked for.
 harmless='_exit abort strtoul bcmp
 	mem(chr|cmp|cpy|move|set) str(chr|cmp|cspn|len|ncmp|nlen|rchr|spn|tol|toul)
 	s?n?printf fprintf vsnprintf stderr environ getenv secure_getenv
 	clock_gettime gettimeofday getrlimit(64)? sysconf htons htonl ntohs ntohl gnu_dev_makedev
 	if_indextoname if_nametoindex inet_ntop inet_pton
-	io_uring_unregister_buf_ring io_uring_register
+	io_uring_unregister_buf_ring io_uring_register io_uring_register_sync_cancel
+	(open|read|close)dir(64)?
 	pthread_(attr_destroy|attr_setdetachstate|attr_setstacksize) pthread_cond_(broadcast|destroy|signal|timedwait|wait)
 	pthread_(equal|join|once|self|sigmask) pthread_mutex_(destroy|lock|trylock|unlock)
 	sig(addset|emptyset|fillset|procmask) timerfd_settime getuid geteuid getgid getegid
