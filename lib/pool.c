@@ -247,19 +247,17 @@ static void pool_free(struct proa_pool *pool)
 int proa_pool_open_sized(struct proa_port *port, const struct proa_pool_options *given, size_t size,
 	struct proa_pool **out)
 {
-	struct proa_pool_options options = { 0 };
+	struct proa_pool_options options;
 	struct proa_pool *pool;
 	int error;
 
 	*out = NULL;
 	if (!port_visit(port))
 		return PROA_EINVAL;
-	if (given != NULL) {
-		for (size_t i = sizeof options; i < size; i++)
-			if (((const unsigned char *)given)[i] != 0)
-				return PROA_EINVAL;
-		memcpy(&options, given, size < sizeof options ? size : sizeof options);
-	}
+	error = sized_copy(
+		&options, sizeof options, _Alignof(struct proa_pool_options), given, size);
+	if (error < 0)
+		return error;
 	if (options.limit > 65536 || options.per_handle > 65535 || options.buffer_size > 1u << 30)
 		return PROA_EINVAL;
 	pool = calloc(1, sizeof *pool);
@@ -920,6 +918,5 @@ void proa_pool_stats_sized(const struct proa_pool *pool, struct proa_pool_stats 
 		.waits = pool->waits,
 	};
 
-	memset(out, 0, size);
-	memcpy(out, &stats, size < sizeof stats ? size : sizeof stats);
+	sized_fill(out, size, &stats, sizeof stats);
 }

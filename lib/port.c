@@ -567,10 +567,10 @@ const char *proa_port_open_why(void)
 	return open_why;
 }
 
-int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size)
+int sized_copy(void *ours, size_t our_size, size_t unit, const void *theirs, size_t size)
 {
 	memset(ours, 0, our_size);
-	if (size == 0)
+	if (size == 0 || size % unit != 0)
 		return PROA_EINVAL;
 	if (theirs == NULL)
 		return 0;
@@ -579,6 +579,14 @@ int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size)
 			return PROA_EINVAL;
 	memcpy(ours, theirs, size < our_size ? size : our_size);
 	return 0;
+}
+
+void sized_fill(void *theirs, size_t size, const void *ours, size_t our_size)
+{
+	size_t whole = size - size % sizeof(uint64_t);
+
+	memset(theirs, 0, size);
+	memcpy(theirs, ours, whole < our_size ? whole : our_size);
 }
 
 #define ENTRIES_MOST 32768u
@@ -610,11 +618,12 @@ int proa_port_open_sized(const struct proa_port_options *given, size_t size, str
 			proa_error_text(error));
 		return error;
 	}
-	if (sized_copy(&options, sizeof options, given, given == NULL ? sizeof options : size) <
-			0 ||
-		(given != NULL && size < sizeof options.engine)) {
+	if (sized_copy(&options, sizeof options, _Alignof(struct proa_port_options), given, size) <
+		0) {
 		snprintf(open_why, sizeof open_why,
-			"the options are %zu bytes, and use members that this version (%zu bytes) does not have",
+			size <= sizeof options
+				? "the options are %zu bytes, and no version (this one: %zu bytes) has such"
+				: "the options are %zu bytes, and use members that this version (%zu bytes) does not have",
 			size, sizeof options);
 		return PROA_EINVAL;
 	}
@@ -728,8 +737,7 @@ int proa_supports(const struct proa_port *port, enum proa_feature what)
 
 void proa_port_stats_sized(const struct proa_port *port, struct proa_port_stats *out, size_t size)
 {
-	memset(out, 0, size);
-	memcpy(out, &port->stats, size < sizeof port->stats ? size : sizeof port->stats);
+	sized_fill(out, size, &port->stats, sizeof port->stats);
 }
 
 void proa_blocking_begin(struct proa_port *port)

@@ -302,8 +302,11 @@ int64_t clock_now(void);
 /* port.c */
 /* What every function named _sized does with its caller's struct of `size`
  * bytes (NULL: defaults): copies it into ours, which is older or newer. 0, or
- * PROA_EINVAL if the size is 0, or it asks for what we know nothing of. */
-int sized_copy(void *ours, size_t our_size, const void *theirs, size_t size);
+ * PROA_EINVAL if no struct of its kind has that size, which is a multiple of `unit`,
+ * or it asks for what we know nothing of. */
+int sized_copy(void *ours, size_t our_size, size_t unit, const void *theirs, size_t size);
+/* The other way round, for counters: whole ones, and zeros behind them. */
+void sized_fill(void *theirs, size_t size, const void *ours, size_t our_size);
 /* Waits for the system without handing anything over. */
 void port_wait_quietly(struct proa_port *port);
 /* How many sends of a handle have failed, and the program has not been told of. */

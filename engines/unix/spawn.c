@@ -364,7 +364,8 @@ int proa_spawn_sized(const struct proa_command *theirs, size_t size, proa_proces
 {
 	struct proa_command command;
 	struct plan plan;
-	int code = sized_copy(&command, sizeof command, theirs, size);
+	int code =
+		sized_copy(&command, sizeof command, _Alignof(struct proa_command), theirs, size);
 
 	if (code < 0)
 		return code;

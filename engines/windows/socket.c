@@ -238,7 +238,8 @@ int proa_listen_sized(struct proa_port *port, const char *where,
 
 	if (!port_visit(port))
 		return PROA_EINVAL;
-	code = sized_copy(&options, sizeof options, theirs, size);
+	code = sized_copy(
+		&options, sizeof options, _Alignof(struct proa_listen_options), theirs, size);
 	if (code < 0)
 		return code;
 	if (options.type != PROA_STREAM && options.type != PROA_DATAGRAM)

@@ -442,7 +442,8 @@ int proa_spawn_sized(const struct proa_command *theirs, size_t size, proa_proces
 	struct plan plan = { .program = NULL };
 	struct proa_command command;
 	HANDLE process = NULL;
-	int error = sized_copy(&command, sizeof command, theirs, size);
+	int error =
+		sized_copy(&command, sizeof command, _Alignof(struct proa_command), theirs, size);
 
 	if (error < 0)
 		return error;

@@ -2063,6 +2063,130 @@ TEST(29, "options of another size", open_with_options_of_another_size)
 	CHECK(strlen(proa_port_open_why()) > 5);
 }
 
+static int sized_port(struct proa_port *port, const void *options, size_t size)
+{
+	struct proa_port *other = NULL;
+	int code = proa_port_open_sized(options, size, &other);
+
+	(void)port;
+	if (code == 0)
+		test_close(other);
+	else
+		CHECK(other == NULL && strlen(proa_port_open_why()) > 5);
+	return code;
+}
+
+static int sized_pool(struct proa_port *port, const void *options, size_t size)
+{
+	struct proa_pool *pool = NULL;
+	int code = proa_pool_open_sized(port, options, size, &pool);
+
+	proa_pool_close(pool);
+	return code;
+}
+
+static int sized_listen(struct proa_port *port, const void *options, size_t size)
+{
+	proa_handle listener;
+	int code = proa_listen_sized(port, "127.0.0.1:0", options, size, &listener);
+
+	if (code == 0)
+		CHECK_INT(proa_discard(port, listener), 0);
+	return code;
+}
+
+static int sized_spawn(struct proa_port *port, const void *options, size_t size)
+{
+	proa_process process;
+
+	(void)port;
+	return proa_spawn_sized(options, size, &process);
+}
+
+TEST(29, "options of another size", all_options_of_another_size)
+{
+	static const char *const nothing[] = { "/no/such/program", NULL };
+	static const struct proa_command command = { .arguments = nothing };
+	static const struct {
+		int (*call)(struct proa_port *port, const void *options, size_t size);
+		size_t size, least; /* of the first member */
+		int accepted;
+	} all[] = {
+		{ sized_port, sizeof(struct proa_port_options), sizeof(char *), 0 },
+		{ sized_pool, sizeof(struct proa_pool_options), sizeof(uint32_t), 0 },
+		{ sized_listen, sizeof(struct proa_listen_options), sizeof(uint32_t), 0 },
+		{ sized_spawn, sizeof(struct proa_command), sizeof(char *), PROA_ENOENT },
+	};
+	struct proa_port *port = test_port();
+	uint64_t options[32];
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+		memset(options, 0, sizeof(options));
+		if (all[i].call == sized_spawn)
+			memcpy(options, &command, sizeof(command));
+		CHECK_INT(all[i].call(port, options, 0), PROA_EINVAL);
+		CHECK_INT(all[i].call(port, options, 3), PROA_EINVAL);
+		CHECK_INT(all[i].call(port, options, all[i].size - 1), PROA_EINVAL);
+		CHECK_INT(all[i].call(port, options, all[i].size + 1), PROA_EINVAL);
+		/* An older program's, ours, and a newer one's, which may not want more. */
+		CHECK_INT(all[i].call(port, options, all[i].least), all[i].accepted);
+		CHECK_INT(all[i].call(port, options, all[i].size), all[i].accepted);
+		CHECK_INT(all[i].call(port, options, all[i].size + 32), all[i].accepted);
+		((unsigned char *)options)[all[i].size + 31] = 1;
+		CHECK_INT(all[i].call(port, options, all[i].size + 32), PROA_EINVAL);
+	}
+	test_close(port);
+}
+
+/* Calls of a size are to leave zeros behind what they count, and what is behind
+ * all that alone. */
+static void expect_filled(const uint64_t *bytes, size_t counted, size_t size)
+{
+	const unsigned char *at = (const unsigned char *)bytes;
+
+	for (size_t i = counted; i < size; i++)
+		CHECK_INT(at[i], 0);
+	for (size_t i = size; i < 32 * sizeof(uint64_t); i++)
+		CHECK_INT(at[i], 0x77);
+	CHECK(counted == 0 || (bytes[0] >= 1 && bytes[0] < 100));
+}
+
+TEST(29, "options of another size", all_counters_of_another_size)
+{
+	const size_t one = sizeof(uint64_t);
+	const size_t sizes[] = { 0, 1, one, one + 3, 3 * one, 30 * one };
+	struct proa_port *port = test_port();
+	struct proa_pool *pool;
+	struct record timer;
+	struct proa_buffer *taken;
+	uint64_t bytes[32];
+	size_t counted;
+
+	record_init(&timer, port);
+	proa_prep_timer(&timer.op, 0);
+	CHECK_INT(record_run(&timer), 0);
+	CHECK_INT(proa_pool_open(port, NULL, &pool), 0);
+	taken = proa_pool_take(pool);
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		memset(bytes, 0x77, sizeof(bytes));
+		proa_port_stats_sized(port, (struct proa_port_stats *)(void *)bytes, sizes[i]);
+		counted = sizes[i] - sizes[i] % one;
+		expect_filled(bytes,
+			counted < sizeof(struct proa_port_stats) ? counted
+								 : sizeof(struct proa_port_stats),
+			sizes[i]);
+		memset(bytes, 0x77, sizeof(bytes));
+		proa_pool_stats_sized(pool, (struct proa_pool_stats *)(void *)bytes, sizes[i]);
+		expect_filled(bytes,
+			counted < sizeof(struct proa_pool_stats) ? counted
+								 : sizeof(struct proa_pool_stats),
+			sizes[i]);
+	}
+	proa_give_back(taken);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(29, "entries are a hint", open_with_few_and_many_entries)
 {
 	static const uint32_t sizes[] = { 1, 3, 1000, 4096 };

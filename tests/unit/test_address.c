@@ -221,16 +221,17 @@ static void sizes_of_options(void **state)
 	} ours, newer = { 1, 2 };
 
 	(void)state;
-	assert_int_equal(sized_copy(&ours, 4, &newer, sizeof newer), PROA_EINVAL);
+	assert_int_equal(sized_copy(&ours, 4, 4, &newer, sizeof newer), PROA_EINVAL);
 	newer.second = 0;
-	assert_int_equal(sized_copy(&ours, 4, &newer, sizeof newer), 0);
+	assert_int_equal(sized_copy(&ours, 4, 4, &newer, sizeof newer), 0);
 	assert_int_equal(ours.first, 1);
 	newer.second = 2;
-	assert_int_equal(sized_copy(&ours, sizeof ours, &newer, 4), 0);
+	assert_int_equal(sized_copy(&ours, sizeof ours, 4, &newer, 4), 0);
 	assert_int_equal(ours.second, 0);
-	assert_int_equal(sized_copy(&ours, sizeof ours, NULL, sizeof ours), 0);
+	assert_int_equal(sized_copy(&ours, sizeof ours, 4, NULL, sizeof ours), 0);
 	assert_int_equal(ours.first, 0);
-	assert_int_equal(sized_copy(&ours, sizeof ours, &newer, 0), PROA_EINVAL);
+	assert_int_equal(sized_copy(&ours, sizeof ours, 4, &newer, 0), PROA_EINVAL);
+	assert_int_equal(sized_copy(&ours, sizeof ours, 4, &newer, 6), PROA_EINVAL);
 }
 
 /* What system_classify() says of `fd`, which it closes. */
