@@ -22,6 +22,13 @@ static struct process processes[SLOTS];
 
 /* ---- in a case's process --------------------------------------------------------------- */
 
+static unsigned seconds(void)
+{
+	const char *factor = getenv("TEST_TIME_FACTOR");
+
+	return SECONDS * (factor == NULL ? 1 : (unsigned)atoi(factor));
+}
+
 static int entries_of(const char *path)
 {
 	DIR *list = opendir(path);
@@ -68,7 +75,6 @@ static void check_left(const struct slot *slot)
 
 static _Noreturn void case_process(struct slot *slot, enum case_kind kind)
 {
-	const char *factor = getenv("TEST_TIME_FACTOR");
 	bool counts = kind == CASE_COUNTS;
 
 	setenv("PROA_ENGINE", profile->engine, 1);
@@ -78,7 +84,7 @@ static _Noreturn void case_process(struct slot *slot, enum case_kind kind)
 	for (int i = 0; i < SLOTS; i++)
 		if (processes[i].output > 2)
 			close(processes[i].output);
-	alarm(SECONDS * (factor == NULL ? 1 : (unsigned)atoi(factor)));
+	alarm(seconds());
 	case_run(slot->body, counts ? NULL : &slot->plan, slot->counted);
 	if (counts)
 		case_note(slot->counted);
@@ -102,9 +108,11 @@ int process_probe(int (*probe)(void))
 	int status;
 	pid_t pid = fork();
 
-	if (pid == 0)
+	if (pid == 0) {
+		alarm(seconds());
 		_exit(probe());
-	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+	}
+	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
 void process_main(int argc, char **argv)

@@ -401,6 +401,7 @@ static void run_body(const struct body *body)
 }
 
 #define NOT_BUILT 2
+#define SAID_WHY  3
 
 /* 0: a port opens. */
 static int probe(void)
@@ -417,7 +418,7 @@ static int probe(void)
 		return NOT_BUILT;
 	printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
 	fflush(stdout);
-	return 1;
+	return SAID_WHY;
 }
 
 static bool profile_works(void)
@@ -425,8 +426,11 @@ static bool profile_works(void)
 	int answer = process_probe(probe);
 
 	/* Other programs have the engines that this one was not built with. */
-	if (answer != 0 && answer != NOT_BUILT)
-		skipped++;
+	skipped += answer == SAID_WHY;
+	if (answer != 0 && answer != NOT_BUILT && answer != SAID_WHY) {
+		printf("FAILED %s: opening a port ended its process\n", profile->name);
+		failed++;
+	}
 	return answer == 0;
 }
 

@@ -242,6 +242,46 @@ digest() { # digest LOG
 		}' "$1"
 }
 
+# What docs/design/kernels.md says that the engine takes of a kernel: engine and features.
+# One without a column is as the last before it.
+documented() { # documented RELEASE
+	awk -F ' *[|] *' -v release="$1" '
+		function number(version, parts) {
+			return split(version, parts, /[^0-9]+/) > 1 ? parts[1] * 1000 + parts[2] : 0
+		}
+		/^\|.*\| 5\.10 \|/ {
+			for (i = 3; i < NF; i++)
+				if (number($i) <= number(release))
+					column = i
+		}
+		column && $2 == "engine" { printf "%s", $column }
+		column && /^\| `/ && $column == "yes" {
+			split($2, name, "`")
+			printf " %s", name[2]
+		}
+		END { print "" }' docs/design/kernels.md
+}
+
+# The first load is by the engine that a port gets by itself: is it all there?
+check_engine() { # check_engine LOG
+	release=$(sed -n 's/^@@ kernel //p' "$1" | head -n 1)
+	took=$(sed -n 's/^@ engine //p' "$1" | head -n 1)
+	wanted=$(documented "$release")
+	if [ -z "$wanted" ]; then
+		echo "= FAILED docs/design/kernels.md says nothing of a kernel like '$release'"
+		return 1
+	fi
+	for one in $wanted; do
+		case " $took " in
+		*" $one "*) ;;
+		*)
+			echo "= FAILED $release: the engine took '$took', without $one; docs/design/kernels.md: $wanted"
+			return 1
+			;;
+		esac
+	done
+}
+
 table=$cache/table
 mkdir -p "$cache" || exit 2
 : >"$table.new" || exit 2
@@ -276,6 +316,11 @@ run_guest() { # run_guest NAME KERNEL
 	passed=$((passed + $2)) failed=$((failed + $3)) skipped=$((skipped + $4))
 	release=$(sed -n 's/^@@ kernel //p' "$cache/$1.log")
 	features=$(sed -n 's/^@ engine //p' "$cache/$1.log" | head -n 1)
+	if check_engine "$cache/$1.log"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+	fi
 	[ "$1" = netem ] ||
 		printf '%-34s %s\n' "${release:-$1, no sign of life}" "$features" >>"$table.new"
 	echo "---- $1: $(($(date +%s) - started)) s, $2 passed, $3 failed, $4 skipped"

@@ -60,6 +60,22 @@ static void tell_replay(const struct profile *profile, uint64_t seed)
 		profile->name, (unsigned long long)seed, wishes.steps);
 }
 
+/* What has come of looking for an engine. */
+enum found {
+	WORKS,
+	LACKS, /* and says why */
+	CRASHES,
+};
+
+static enum found tell_crash(const struct profile *profile, int code, const char *how)
+{
+	printf("FAILED %s: opening a port: %s (%d)\n", profile->name, how, code);
+	fflush(stdout);
+	return CRASHES;
+}
+
+#define PROBE_SAID_WHY 3 /* exit code */
+
 /* 0 if a port of that engine opens. */
 static int probe(const struct profile *profile)
 {
@@ -72,7 +88,7 @@ static int probe(const struct profile *profile)
 	}
 	printf("SKIPPED %s: %s\n", profile->name, proa_port_open_why());
 	fflush(stdout);
-	return 1;
+	return PROBE_SAID_WHY;
 }
 
 #define CHILD_PROBE "--probe"
@@ -152,13 +168,23 @@ static int run_self(const char *arguments, unsigned seconds, const char **reason
 	return (int)code;
 }
 
-static bool profile_works(const struct profile *profile)
+static enum found look_for(const struct profile *profile)
 {
 	const char *reason;
 	char arguments[64];
+	int code = 0;
 
 	snprintf(arguments, sizeof(arguments), "%s %s", CHILD_PROBE, profile->name);
-	return run_self(arguments, 20, &reason) == 0;
+	for (int i = 0; i < 2; i++) {
+		code = run_self(arguments, 20 * (unsigned)time_factor(), &reason);
+		if (code == 0)
+			return WORKS;
+		if (code == PROBE_SAID_WHY && reason == NULL)
+			return LACKS;
+		if (!posix_is_wine())
+			break;
+	}
+	return tell_crash(profile, code, reason != NULL ? reason : "it ended");
 }
 
 /* A process that ends without a word of its own, neither judged nor by an exception
@@ -223,21 +249,26 @@ static void become_other(const struct profile *profile, const char *what, uint64
 }
 
 /* In a child, for this process must not hold a ring. */
-static bool profile_works(const struct profile *profile)
+static enum found look_for(const struct profile *profile)
 {
 	pid_t child;
-	int status;
+	int status = 0;
 
 	fflush(NULL);
 	child = fork();
 	if (child < 0)
-		return false;
+		return tell_crash(profile, errno, "no process");
 	if (child == 0) {
-		alarm(10);
+		alarm((unsigned)(10 * time_factor()));
 		become_other(profile, CHILD_PROBE, 0);
 		_exit(probe(profile));
 	}
-	return waitpid(child, &status, 0) == child && status == 0;
+	waitpid(child, &status, 0);
+	if (WIFSIGNALED(status))
+		return tell_crash(profile, WTERMSIG(status), strsignal(WTERMSIG(status)));
+	if (WEXITSTATUS(status) != 0 && WEXITSTATUS(status) != PROBE_SAID_WHY)
+		return tell_crash(profile, WEXITSTATUS(status), "it ended");
+	return WEXITSTATUS(status) == 0 ? WORKS : LACKS;
 }
 
 #	ifdef __GLIBC__
@@ -317,8 +348,11 @@ static void run_profile(const struct profile *profile)
 {
 	int failed_before = failed, passed_before = passed;
 
-	if (!profile_works(profile)) {
-		skipped++;
+	enum found found = look_for(profile);
+
+	if (found != WORKS) {
+		skipped += found == LACKS;
+		failed += found == CRASHES;
 		return;
 	}
 	for (unsigned i = 0; i < wishes.count; i++) {
