@@ -8,8 +8,11 @@
 #include <string.h>
 
 #include <malloc.h>
+#define WIN32_NO_STATUS /* or windows.h defines a few of ntstatus.h's names */
 #include <winsock2.h>
 #include <windows.h>
+#undef WIN32_NO_STATUS
+#include <ntstatus.h>
 
 #include <cmocka.h>
 
@@ -373,9 +376,16 @@ extern BOOL(WINAPI *__real___imp_ReadFile)(
 	HANDLE file, LPVOID bytes, DWORD length, LPDWORD moved, LPOVERLAPPED overlapped);
 extern BOOL(WINAPI *__real___imp_WriteFile)(
 	HANDLE file, LPCVOID bytes, DWORD length, LPDWORD moved, LPOVERLAPPED overlapped);
+extern HANDLE(WINAPI *__real___imp_CreateIoCompletionPort)(
+	HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads);
+extern BOOL(WINAPI *__real___imp_PostQueuedCompletionStatus)(
+	HANDLE port, DWORD bytes, ULONG_PTR key, LPOVERLAPPED overlapped);
+extern SOCKET(WSAAPI *__real___imp_WSASocketW)(
+	int family, int type, int protocol, LPWSAPROTOCOL_INFOW info, GROUP group, DWORD flags);
 
 static int updates_failing; /* of SO_UPDATE_ACCEPT_CONTEXT: so many fail */
 static int waits_failing, waits;
+static int ports_failing, posts_failing, sockets_failing; /* so many fail */
 
 /* Sockets that were told of their connection: the last, and whose it was said to be. */
 static struct told {
@@ -585,6 +595,41 @@ int(WSAAPI *__wrap___imp_WSASend)(SOCKET s, LPWSABUF slices, DWORD count, LPDWOR
 	LPWSAOVERLAPPED overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_send;
 int(WSAAPI *__wrap___imp_getsockopt)(
 	SOCKET s, int level, int name, char *value, int *length) = maybe_getsockopt;
+static HANDLE WINAPI maybe_port(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads)
+{
+	if (ports_failing == 0)
+		return __real___imp_CreateIoCompletionPort(file, port, key, threads);
+	ports_failing--;
+	SetLastError(ERROR_NOT_ENOUGH_MEMORY);
+	return NULL;
+}
+
+static BOOL WINAPI maybe_post(HANDLE port, DWORD bytes, ULONG_PTR key, LPOVERLAPPED overlapped)
+{
+	if (posts_failing == 0)
+		return __real___imp_PostQueuedCompletionStatus(port, bytes, key, overlapped);
+	posts_failing--;
+	SetLastError(ERROR_NO_SYSTEM_RESOURCES);
+	return FALSE;
+}
+
+static SOCKET WSAAPI maybe_socket(
+	int family, int type, int protocol, LPWSAPROTOCOL_INFOW info, GROUP group, DWORD flags)
+{
+	if (sockets_failing == 0)
+		return __real___imp_WSASocketW(family, type, protocol, info, group, flags);
+	sockets_failing--;
+	WSASetLastError(WSAEAFNOSUPPORT);
+	return INVALID_SOCKET;
+}
+
+HANDLE(WINAPI *__wrap___imp_CreateIoCompletionPort)
+(HANDLE file, HANDLE port, ULONG_PTR key, DWORD threads) = maybe_port;
+BOOL(WINAPI *__wrap___imp_PostQueuedCompletionStatus)
+(HANDLE port, DWORD bytes, ULONG_PTR key, LPOVERLAPPED overlapped) = maybe_post;
+SOCKET(WSAAPI *__wrap___imp_WSASocketW)
+(int family, int type, int protocol, LPWSAPROTOCOL_INFOW info, GROUP group,
+	DWORD flags) = maybe_socket;
 int(WSAAPI *__wrap___imp_setsockopt)(
 	SOCKET s, int level, int name, const char *value, int length) = maybe_setsockopt;
 BOOL(WINAPI *__wrap___imp_GetQueuedCompletionStatusEx)
@@ -1114,6 +1159,99 @@ static void waits_that_fail_are_made_again(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* Without a completion port there is no iocp, and it says why. */
+static void ports_that_fail_say_why(void **state)
+{
+	const struct proa_port_options options = { .engine = "iocp" };
+	struct proa_port *port;
+
+	(void)state;
+	ports_failing = 1;
+	assert_int_equal(proa_port_open(&options, &port), PROA_ENOMEM);
+	assert_int_equal(ports_failing, 0);
+	assert_non_null(strstr(proa_port_open_why(), "CreateIoCompletionPort"));
+}
+
+static int32_t poll_writable(struct proa_port *port, struct proa_op *op, proa_handle fd)
+{
+	proa_prep_poll(op, fd, PROA_WRITABLE);
+	return run(port, op);
+}
+
+/* The socket that polls are made on: any family's will do, and without one the poll ends. */
+static void polls_need_a_socket(void **state)
+{
+	struct proa_port *port = open_port();
+	proa_handle pair[2];
+	struct proa_op op;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, pair), 0);
+	proa_op_init(&op, port, NULL);
+	sockets_failing = 2;
+	assert_int_equal(poll_writable(port, &op, pair[0]), PROA_EAFNOSUPPORT);
+	assert_int_equal(sockets_failing, 0);
+	ports_failing = 1;
+	assert_int_equal(poll_writable(port, &op, pair[0]), PROA_ENOMEM);
+	assert_int_equal(ports_failing, 0);
+	assert_int_equal(iocp_of(port)->helper, -1);
+	sockets_failing = 1; /* no IPv4 */
+	assert_int_equal(poll_writable(port, &op, pair[0]), PROA_WRITABLE);
+	assert_int_equal(sockets_failing, 0);
+	assert_int_equal(poll_writable(port, &op, pair[1]), PROA_WRITABLE);
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* What the driver says that polls can't be made to come to here. */
+static void polls_that_end_oddly(void **state)
+{
+	struct large large = { 0 };
+	struct proa_op op = { .kind_ = PROA_OP_POLL, .flags_ = PROA_READABLE };
+
+	(void)state;
+	assert_int_equal(poll_result(&op, &large, STATUS_INSUFFICIENT_RESOURCES), PROA_ENOMEM);
+	assert_int_equal(poll_result(&op, &large, 0), PROA_EAGAIN);
+	large.is.poll.count = 1;
+	large.is.poll.events = 0x20; /* AFD_LOCAL_CLOSE */
+	assert_int_equal(poll_result(&op, &large, 0), PROA_EBADF);
+	large.is.poll.events = 0x10; /* AFD_ABORT */
+	assert_int_equal(poll_result(&op, &large, 0), PROA_READABLE | PROA_HANGUP);
+}
+
+/* Packets of our own may be refused for want of memory: a poll's is told, a wake-up is
+ * sent again. */
+static void packets_that_fail(void **state)
+{
+	struct proa_port *port = open_port();
+	struct iocp *iocp = iocp_of(port);
+	char path[MAX_PATH], folder[MAX_PATH];
+	struct proa_op op;
+	int wakes;
+	HANDLE file;
+
+	(void)state;
+	GetTempPathA(sizeof folder, folder);
+	assert_int_not_equal(GetTempFileNameA(folder, "poll", 0, path), 0);
+	file = CreateFileA(path, GENERIC_READ | GENERIC_WRITE, 0, NULL, OPEN_EXISTING,
+		FILE_FLAG_OVERLAPPED | FILE_FLAG_DELETE_ON_CLOSE, NULL);
+	assert_ptr_not_equal(file, INVALID_HANDLE_VALUE);
+	proa_op_init(&op, port, NULL);
+	posts_failing = 1;
+	proa_prep_poll_multi(&op, (proa_handle)file, PROA_READABLE);
+	assert_int_equal(run(port, &op), PROA_ENOMEM);
+	assert_int_equal(posts_failing, 0);
+	assert_int_equal(iocp->outstanding, 0);
+	proa_discard(port, (proa_handle)file);
+	posts_failing = 2;
+	iocp_engine.wake(port);
+	assert_int_equal(posts_failing, 0);
+	assert_int_equal(take_packets(port, &wakes), 1);
+	assert_int_equal(wakes, 1);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1132,6 +1270,10 @@ int main(void)
 		cmocka_unit_test(sockets_are_told_of_their_connection),
 		cmocka_unit_test(layered_sockets),
 		cmocka_unit_test(waits_that_fail_are_made_again),
+		cmocka_unit_test(ports_that_fail_say_why),
+		cmocka_unit_test(polls_need_a_socket),
+		cmocka_unit_test(polls_that_end_oddly),
+		cmocka_unit_test(packets_that_fail),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -666,12 +666,19 @@ static void device(void **state)
 {
 	char room[8];
 	int file = must_open("NUL", READ_WRITE);
+	struct proa_stat facts;
+	struct proa_op op;
 
 	(void)state;
 	assert_int_equal(do_write(file, "abc", 0), 3);
 	assert_int_equal(do_read(file, room, 8, 0), 0);
 	assert_int_equal(do_truncate(file, 0), PROA_EINVAL);
 	assert_int_equal(do_sync(file), PROA_EINVAL);
+	proa_op_init(&op, NULL, NULL);
+	proa_prep_fstat(&op, file, &facts);
+	assert_int_equal(run(&op), 0);
+	assert_int_equal(facts.mode & 0170000, 0020000);
+	assert_int_equal(facts.links, 1);
 	must_close(file);
 }
 
@@ -689,6 +696,7 @@ static void pipes(void **state)
 {
 	struct proa_port *port = make_port();
 	proa_handle ours, theirs;
+	struct proa_stat facts;
 	char room[16];
 	DWORD done, flags;
 
@@ -701,6 +709,8 @@ static void pipes(void **state)
 		assert_int_equal(flags & HANDLE_FLAG_INHERIT, 0);
 		assert_int_equal(do_read((int)theirs, room, 8, 0), PROA_ESPIPE);
 		assert_int_equal(do_sync((int)theirs), PROA_EINVAL);
+		assert_int_equal(file_stat(windows_handle_of((int)theirs), &facts), 0);
+		assert_int_equal(facts.mode & 0170000, 0010000);
 		if (reading) {
 			assert_true(
 				WriteFile(windows_handle_of((int)theirs), "abc", 3, &done, NULL));
@@ -1342,12 +1352,17 @@ static void console_closes(void **state)
 
 /* ---- waits that fail ------------------------------------------------------------------ */
 
-/* The linker leads these two through here (--wrap). DLLs' functions are called by pointers,
+/* The linker leads these through here (--wrap). DLLs' functions are called by pointers,
  * but where the headers don't say that they are such. */
 int WSAAPI __real_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms);
 int WSAAPI __wrap_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms);
 extern int(WSAAPI *__real___imp_select)(
 	int ignored, fd_set *in, fd_set *out, fd_set *except, const struct timeval *limit);
+
+extern DWORD(WINAPI *__real___imp_GetFullPathNameW)(
+	const WCHAR *path, DWORD room, WCHAR *out, WCHAR **name);
+extern BOOL(WINAPI *__real___imp_RegisterWaitForSingleObject)(
+	HANDLE *out, HANDLE object, WAITORTIMERCALLBACK told, void *context, ULONG ms, ULONG flags);
 
 static bool waits_failing;
 static int waits;
@@ -1373,6 +1388,39 @@ static int WSAAPI maybe_select(
 
 int(WSAAPI *__wrap___imp_select)(int ignored, fd_set *in, fd_set *out, fd_set *except,
 	const struct timeval *limit) = maybe_select;
+
+/* The call of this number (from 1) fails, or (negative) has too little room. */
+static int paths_failing, paths;
+
+static DWORD WINAPI maybe_path(const WCHAR *path, DWORD room, WCHAR *out, WCHAR **name)
+{
+	paths++;
+	if (paths == paths_failing) {
+		SetLastError(ERROR_NOT_ENOUGH_MEMORY);
+		return 0;
+	}
+	if (paths == -paths_failing)
+		return room + 1;
+	return __real___imp_GetFullPathNameW(path, room, out, name);
+}
+
+static bool watches_failing;
+
+static BOOL WINAPI maybe_watch(
+	HANDLE *out, HANDLE object, WAITORTIMERCALLBACK told, void *context, ULONG ms, ULONG flags)
+{
+	if (!watches_failing)
+		return __real___imp_RegisterWaitForSingleObject(
+			out, object, told, context, ms, flags);
+	SetLastError(ERROR_NO_SYSTEM_RESOURCES);
+	return FALSE;
+}
+
+DWORD(WINAPI *__wrap___imp_GetFullPathNameW)
+(const WCHAR *path, DWORD room, WCHAR *out, WCHAR **name) = maybe_path;
+BOOL(WINAPI *__wrap___imp_RegisterWaitForSingleObject)
+(HANDLE *out, HANDLE object, WAITORTIMERCALLBACK told, void *context, ULONG ms,
+	ULONG flags) = maybe_watch;
 
 static void note_result(struct proa_op *op, const struct proa_completion *c)
 {
@@ -1424,6 +1472,53 @@ static void waits_that_fail_are_told(void **state)
 	(void)state;
 	fail_waits_of("poll");
 	fail_waits_of("select");
+}
+
+/* Paths of more than 247 characters are made absolute first: by two calls, between which
+ * another thread may have gone to another folder. */
+static void long_paths_that_fail(void **state)
+{
+	char path[400] = "";
+	struct proa_stat facts;
+
+	(void)state;
+	while (strlen(path) < 300)
+		strcat(path, "./");
+	strcat(path, "nothing");
+	assert_int_equal(do_stat(path, &facts), PROA_ENOENT);
+	for (int call = 1; call <= 2; call++) {
+		paths = 0;
+		paths_failing = call;
+		assert_int_equal(do_stat(path, &facts), PROA_ENOMEM);
+		assert_int_equal(paths, call);
+	}
+	make_file("file", "text");
+	strcpy(strrchr(path, '/'), "/file");
+	paths = 0;
+	paths_failing = -2;
+	assert_int_equal(do_stat(path, &facts), PROA_ENOENT);
+	assert_int_equal(paths, 2);
+	paths_failing = 0;
+	assert_int_equal(do_stat(path, &facts), 0);
+}
+
+/* A child that can't be watched is there, and can be watched when the want has passed. */
+static void watches_that_fail(void **state)
+{
+	struct proa_port *port = make_port();
+	proa_process process = start("exit", "7");
+	struct proa_exit end;
+	struct proa_op op;
+
+	(void)state;
+	proa_op_init(&op, port, NULL);
+	watches_failing = true;
+	proa_prep_child(&op, process, &end);
+	proa_submit(&op, NULL);
+	assert_int_equal(wait_one(port, &op), PROA_ENOMEM);
+	watches_failing = false;
+	assert_int_equal(wait_child(port, process).code, 7);
+	assert_int_equal(proa_port_close(port), 0);
 }
 
 /* ---- engines ----------------------------------------------------------------------------------- */
@@ -1573,6 +1668,8 @@ int main(int argc, char **argv)
 		TEST(signals),
 		TEST(console_closes),
 		TEST(waits_that_fail_are_told),
+		TEST(long_paths_that_fail),
+		TEST(watches_that_fail),
 		TEST(ports_have_no_descriptor),
 		TEST(polls_of_what_is_no_socket),
 		TEST(other_families),
