@@ -289,6 +289,7 @@ TEST(11, "lending", held_buffers_need_more_give_backs)
 	start_multi(&record, ends.ours, pool);
 	peer_write(ends.peer, "0123456789abc", 13);
 	RUN_UNTIL(port, record.count == 1);
+	CHECK_INT(record.results[0], 10);
 	proa_hold(record.lent[0]);
 	proa_hold(record.lent[0]);
 	proa_give_back(record.lent[0]);

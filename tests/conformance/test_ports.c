@@ -2680,7 +2680,7 @@ TEST(29, "no descriptors left", open_without_descriptors)
 	close(free_one);
 	CHECK_SYSTEM(getrlimit(RLIMIT_NOFILE, &before));
 	/* From none on upwards, until it succeeds: nothing may leak on the way. */
-	for (int room = 0; room < 10; room++) {
+	for (int room = 0; room < 40; room++) {
 		few = before;
 		few.rlim_cur = (rlim_t)(free_one + room);
 		CHECK_SYSTEM(setrlimit(RLIMIT_NOFILE, &few));

@@ -14,6 +14,7 @@
 #include "posix.h"
 #include "runner.h"
 
+#include <limits.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
@@ -29,7 +30,7 @@
 /* How many calls of one site fail in turn, evenly chosen of more; and of allocations. */
 #define IN_TURN      16
 #define IN_TURN_LONG 24
-#define MEMORY_LONG  400 /* more than any test has */
+#define MEMORY_LONG  UINT_MAX /* all */
 
 #define TELLS_TIME (SIGRTMAX - 2)
 
@@ -61,17 +62,22 @@ struct place {
 };
 
 static struct {
-	bool verbose, longer;
+	bool verbose, longer, memory; /* allocations alone, each one */
 	const char *engine, *plan;
 	uint64_t seed;
 	unsigned part, tests; /* one case, and one test, in so many */
 	int64_t most; /* tests that take longer are left out */
+	int jobs; /* at once */
 	char **filters;
-} wishes = { .seed = 1, .part = 1, .tests = 1, .most = INT64_MAX };
+} wishes = { .seed = 1, .part = 1, .tests = 1, .most = INT64_MAX, .jobs = AT_ONCE };
 
 static struct place places[AT_ONCE];
 static struct examined *all, **all_end = &all;
+#ifdef PROA_HAVE_KQUEUE
+static const char *const profiles[] = { "kqueue" };
+#else
 static const char *const profiles[] = { "io_uring", "io_uring-basic", "epoll", "poll", "select" };
+#endif
 static unsigned passed, failed, skipped, missed;
 
 /* In a test's process. */
@@ -348,7 +354,7 @@ static struct place *place_wait(bool all_of_them)
 		struct ending ending;
 		int busy = 0;
 
-		for (int i = 0; i < AT_ONCE; i++) {
+		for (int i = 0; i < wishes.jobs; i++) {
 			struct place *place = &places[i];
 
 			if (place->one != NULL && process_ended(&place->process, &ending))
@@ -413,7 +419,8 @@ static bool is_memory(const char *name)
 
 static void fail_site(struct examined *one, const char *name, const int *how, unsigned calls)
 {
-	unsigned most = !wishes.longer ? IN_TURN : is_memory(name) ? MEMORY_LONG : IN_TURN_LONG;
+	bool all_of_them = is_memory(name) && (wishes.longer || wishes.memory);
+	unsigned most = all_of_them ? MEMORY_LONG : wishes.longer ? IN_TURN_LONG : IN_TURN;
 	unsigned step = calls <= most ? 1 : (calls + most - 1) / most, ways = 0;
 	struct fault_plan plan = { 0 };
 
@@ -452,8 +459,9 @@ static void run_profile(void)
 			continue;
 		}
 		for (unsigned i = 0; i < one->counted->site_count; i++)
-			fail_site(one, one->counted->sites[i].name, one->counted->sites[i].ways,
-				one->counted->sites[i].calls);
+			if (!wishes.memory || is_memory(one->counted->sites[i].name))
+				fail_site(one, one->counted->sites[i].name,
+					one->counted->sites[i].ways, one->counted->sites[i].calls);
 	}
 	place_wait(true);
 	printf("%-15s %5u passed, %u failed, %ld s\n", current_profile, passed - before,
@@ -482,9 +490,9 @@ static void judge_missed(void)
 static int usage(void)
 {
 	fprintf(stderr,
-		"usage: conformance-hard [-v] [--long] [--seed N] [--part N] [--tests N]\n"
-		"                        [--most MS] [--engine NAME] [--plan CALL:N:ERROR]\n"
-		"                        [TEST...]\n");
+		"usage: conformance-hard [-v] [--long | --memory] [--seed N] [--part N]\n"
+		"                        [--tests N] [--most MS] [--jobs N] [--engine NAME]\n"
+		"                        [--plan CALL:N:ERROR] [TEST...]\n");
 	return 2;
 }
 
@@ -497,6 +505,8 @@ static bool read_wishes(int argc, char **argv)
 			wishes.verbose = true;
 		else if (strcmp(argv[i], "--long") == 0)
 			wishes.longer = true;
+		else if (strcmp(argv[i], "--memory") == 0)
+			wishes.memory = true;
 		else if (i + 1 == argc)
 			return false;
 		else if (strcmp(argv[i], "--seed") == 0)
@@ -507,6 +517,8 @@ static bool read_wishes(int argc, char **argv)
 			wishes.tests = (unsigned)strtoul(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--most") == 0)
 			wishes.most = atoi(argv[++i]) * PROA_MILLISECOND;
+		else if (strcmp(argv[i], "--jobs") == 0)
+			wishes.jobs = atoi(argv[++i]);
 		else if (strcmp(argv[i], "--engine") == 0)
 			wishes.engine = argv[++i];
 		else if (strcmp(argv[i], "--plan") == 0)
@@ -515,7 +527,7 @@ static bool read_wishes(int argc, char **argv)
 			return false;
 	}
 	wishes.filters = argv + i;
-	return wishes.part > 0 && wishes.tests > 0;
+	return wishes.part > 0 && wishes.tests > 0 && wishes.jobs > 0 && wishes.jobs <= AT_ONCE;
 }
 
 int main(int argc, char **argv)
@@ -544,7 +556,10 @@ int main(int argc, char **argv)
 	for (int i = 0; i < AT_ONCE; i++)
 		places[i].process = processes[i];
 	printf("seed %llu%s; one test in %u, one case in %u\n", (unsigned long long)wishes.seed,
-		wishes.longer ? ", all calls" : "", wishes.tests, wishes.part);
+		wishes.memory   ? ", each allocation"
+		: wishes.longer ? ", all calls"
+				: "",
+		wishes.tests, wishes.part);
 	for (size_t i = 0; i < sizeof(profiles) / sizeof(profiles[0]); i++) {
 		if (wishes.engine != NULL && strcmp(wishes.engine, profiles[i]) != 0)
 			continue;
