@@ -489,6 +489,39 @@ TEST(11, "empty pool", paused_receives_resume_in_order)
 	test_close(port);
 }
 
+/* Of a pool of one buffer none is missing afterwards, be the end waited for or there. */
+TEST(11, "end of a stream", ends_leave_the_buffers)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 100, 1, 1, 0);
+	struct proa_buffer *taken;
+
+	for (int there = 0; there < 2; there++)
+		FOR_STREAMS(maker)
+		{
+			struct ends ends = maker->make(false);
+			struct record record;
+
+			printf("%s\n", maker->name);
+			record_init(&record, port);
+			if (there)
+				close(ends.peer);
+			start_lent(&record, ends.ours, pool);
+			if (!there) {
+				run_quiet(port);
+				close(ends.peer);
+			}
+			RUN_UNTIL(port, record.finals == 1);
+			CHECK_INT(record.last, 0);
+			taken = proa_pool_take(pool);
+			CHECK(taken != NULL);
+			proa_give_back(taken);
+			close_handle(port, ends.ours);
+		}
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(11, "empty pool", idle_handles_wait_without_a_buffer)
 {
 	enum { HANDLES = 12 };
