@@ -41,8 +41,8 @@
 #define IN_EVENTS  (POLLIN | POLLPRI | POLLRDHUP)
 #define OUT_EVENTS (POLLOUT)
 
-/* Between looks at what can't be waited for: pipes on Windows. Doubled each time
- * that nothing was there. */
+/* Between looks at what can't be waited for: pipes on Windows, and room for datagrams
+ * where the system has said ENOBUFS. Doubled each time that nothing was there. */
 #define ASK_FIRST PROA_MILLISECOND
 #define ASK_MOST  (16 * PROA_MILLISECOND)
 
@@ -67,6 +67,7 @@ struct world {
 	struct hot_list hot, asked;
 	bool unlisted; /* no memory for `hot`: whoever waits is to be served */
 	int64_t ask; /* the present interval */
+	bool asking; /* it is on its way through `asked` */
 	int64_t fails; /* since when the wait has failed; 0: it does not */
 	/* What the last wait brought, of which [next, count) is still to be served. */
 	int next, count;
@@ -220,6 +221,31 @@ static bool is_ready_anyway(struct proa_port *port, struct proa_op *op, struct h
 	return true;
 }
 
+/* Nothing will tell of it: it is tried again, and again. */
+static int32_t ask_later(struct proa_port *port, int fd, struct handle *handle)
+{
+	struct world *world = world_of(port);
+	int64_t due;
+
+	if (!enlist(&world->asked, fd, handle, EMU_ASKED))
+		return PROA_ENOMEM;
+	if (!world->asking)
+		world->ask = ASK_FIRST;
+	due = later(clock_now(), world->ask);
+	if (due < port->turn_due)
+		port->turn_due = due;
+	return STEP_STARTED;
+}
+
+/* A try said that nothing will tell when to try again. */
+static int32_t try_later(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	if (!op_sends(op))
+		return PROA_EAGAIN; /* a connect: it is paused */
+	handle->engine |= EMU_NO_OUT;
+	return ask_later(port, op->handle_, handle);
+}
+
 /* Lets it wait for the system's word. */
 static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct handle *handle)
 {
@@ -227,14 +253,10 @@ static int32_t emu_wait_for(struct proa_port *port, struct proa_op *op, struct h
 	uint8_t bits;
 	int32_t error;
 
-	if (UNLIKELY(world->reactor->sockets_only && handle->type == HANDLE_PIPE)) {
-		if (!enlist(&world->asked, op->handle_, handle, EMU_ASKED))
-			return PROA_ENOMEM;
-		world->ask = ASK_FIRST;
-		if (later(clock_now(), ASK_FIRST) < port->turn_due)
-			port->turn_due = later(clock_now(), ASK_FIRST);
-		return STEP_STARTED;
-	}
+	if (UNLIKELY(world->reactor->sockets_only && handle->type == HANDLE_PIPE))
+		return ask_later(port, op->handle_, handle);
+	if (UNLIKELY(handle->engine & EMU_ASKED) && op_sends(op))
+		return STEP_STARTED; /* behind one that is asked for */
 	bits = op_direction(op);
 	if (UNLIKELY(bits == EMU_END)) {
 		if (world->reactor->no_end) {
@@ -276,7 +298,7 @@ static int32_t emu_start(struct proa_port *port, struct proa_op *op, uint32_t *f
 	if (is_poll(op) || (handle->engine & UNREADY(bits)) == 0)
 		result = emu_try(port, op, handle, false, flags);
 	if (result == STEP_LATER)
-		return PROA_EAGAIN;
+		return try_later(port, op, handle);
 	if (result == PROA_EAGAIN)
 		return emu_wait_for(port, op, handle);
 	if (is_multi(op) && result >= 0 &&
@@ -327,7 +349,9 @@ static bool serve_op(struct proa_port *port, int fd, struct handle *handle, stru
 			return true;
 		}
 		if (result == STEP_LATER)
-			result = PROA_EAGAIN;
+			result = try_later(port, op, handle);
+		if (result == STEP_STARTED)
+			return false;
 		if (op->kind_ == PROA_OP_POLL_MULTI && result >= 0) {
 			/* Level-triggered: asked again in the next turn. */
 			make_hot(port, fd, handle);
@@ -420,8 +444,10 @@ static void narrow(struct proa_port *port, int fd, struct handle *handle)
 		((handle->state & HANDLE_PRIVATE) && waits(handle->sends, EMU_IN)))
 		bits |= (handle->state & HANDLE_PRIVATE) ? op_direction(handle->sends) : EMU_OUT;
 	while (op != NULL && (bits & (EMU_IN | EMU_OUT)) != (EMU_IN | EMU_OUT)) {
+		/* To a send that is asked for, it is no news that there is room. */
 		if (op->state_ == OP_ACTIVE && attempt_descriptor(op) == fd &&
-			!is_file_kind(op, handle))
+			!is_file_kind(op, handle) &&
+			!((handle->engine & EMU_ASKED) && op_sends(op)))
 			bits |= op_direction(op);
 		op = flight(op)->next == handle->others ? NULL : flight(op)->next;
 	}
@@ -576,6 +602,19 @@ static void reported(struct proa_port *port, const struct reactor_event *event)
 	serve(port, event->fd, handle, false);
 }
 
+/* Does an op wait that nothing will tell of? */
+static bool is_asked_for(const struct handle *handle)
+{
+	const struct proa_op *op = handle->others;
+
+	if (handle->type == HANDLE_PIPE)
+		return handle->recvs != NULL || op != NULL;
+	for (; op != NULL; op = flight(op)->next == handle->others ? NULL : flight(op)->next)
+		if (op->state_ == OP_ACTIVE && op_sends(op))
+			return true;
+	return false;
+}
+
 /* Those whose share of an earlier turn did not suffice. */
 static void serve_hot(struct proa_port *port, struct hot_list *list, uint32_t count, uint8_t bit)
 {
@@ -594,8 +633,8 @@ static void serve_hot(struct proa_port *port, struct hot_list *list, uint32_t co
 		serve(port, hot.fd, handle, true);
 		/* While somebody waits it is asked again. */
 		if (bit == EMU_ASKED && handle->generation == hot.generation &&
-			(handle->recvs != NULL || handle->others != NULL))
-			enlist(list, hot.fd, handle, bit);
+			is_asked_for(handle) && !enlist(list, hot.fd, handle, bit))
+			make_hot(port, hot.fd, handle);
 	}
 	/* Those that came meanwhile are for the next turn. */
 	memmove(list->hot, list->hot + count, (list->count - count) * sizeof *list->hot);
@@ -620,7 +659,9 @@ static void ask(struct proa_port *port, struct world *world)
 {
 	uint64_t before = port->stats.completed;
 
+	world->asking = true;
 	serve_hot(port, &world->asked, world->asked.count, EMU_ASKED);
+	world->asking = false;
 	if (port->stats.completed != before)
 		world->ask = ASK_FIRST;
 	else if (world->ask < ASK_MOST)

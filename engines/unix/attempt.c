@@ -326,6 +326,9 @@ int32_t attempt_lone_send(struct proa_port *port, struct proa_op *op, struct han
 	return n < 0 ? failed() : (int32_t)n;
 }
 
+/* A datagram finds the interface's queue full, or (on the BSDs) a UNIX peer's buffer:
+ * ENOBUFS, and no event tells when there is room: send(2) of FreeBSD and of macOS.
+ * Linux says it for want of memory. */
 static int32_t send_message(
 	struct proa_port *port, const struct handle *handle, int fd, const struct msghdr *message)
 {
@@ -337,6 +340,8 @@ static int32_t send_message(
 		n = sendmsg(fd, message, MSG_DONTWAIT | SEND_QUIET);
 	} while (n < 0 && errno == EINTR);
 	send_end(fd, before);
+	if (n < 0 && errno == ENOBUFS && handle->type == HANDLE_DATAGRAM)
+		return STEP_LATER;
 	return n < 0 ? failed() : (int32_t)n;
 }
 

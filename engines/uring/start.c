@@ -70,6 +70,24 @@ int32_t uring_poll(struct proa_port *port, struct proa_op *op)
 	return STEP_STARTED;
 }
 
+/* Nothing will tell when it can go on: it is begun anew when a request for no more than
+ * a while has ended (poll_completed(): ETIME). */
+int32_t uring_nap(struct proa_port *port, struct proa_op *op)
+{
+	static const struct __kernel_timespec nap = { .tv_nsec = 4 * PROA_MILLISECOND };
+	struct io_uring_sqe *sqe = ring_request(port, uring_of(port));
+
+	if (sqe == NULL)
+		return STEP_FULL;
+	sqe->opcode = IORING_OP_TIMEOUT;
+	sqe->fd = -1;
+	sqe->addr = (uint64_t)(uintptr_t)&nap;
+	sqe->len = 1;
+	sqe->user_data = tagged(op, TAG_POLL);
+	op->options_ |= U_POLLING;
+	return STEP_STARTED;
+}
+
 static int32_t start_direct(struct proa_port *port, struct proa_op *op, uint32_t *flags)
 {
 	int32_t result;
@@ -77,7 +95,7 @@ static int32_t start_direct(struct proa_port *port, struct proa_op *op, uint32_t
 	op->options_ |= U_DIRECT;
 	result = attempt(port, op, false, flags);
 	if (result == STEP_LATER)
-		return PROA_EAGAIN;
+		return op_sends(op) ? uring_nap(port, op) : PROA_EAGAIN;
 	if (result == PROA_EAGAIN && op_borrows(op))
 		pool_unwanted(op->buffer_);
 	return result == PROA_EAGAIN ? uring_poll(port, op) : result;

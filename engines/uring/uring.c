@@ -35,14 +35,23 @@ static bool is_of_files(const struct proa_op *op)
 	return op->kind_ >= PROA_OP_OPEN && op->kind_ <= PROA_OP_MKDIR;
 }
 
+/* A datagram that there is no room for, in a device's queue or in memory: send(2). */
+static bool is_crowded(struct proa_port *port, const struct proa_op *op, int32_t result)
+{
+	return result == -ENOBUFS && op_sends(op) &&
+	       handle_find(port, op->handle_)->type == HANDLE_DATAGRAM;
+}
+
 /* Results that are none: the request is made again, in one way or another. True if
  * so; else *result may have become ECANCELED. */
 static bool put_off(struct proa_port *port, struct proa_op *op, int32_t *result)
 {
 	/* A thread of the kernel's was interrupted, by a cancel or otherwise. */
 	bool interrupted = *result == -EINTR || *result == -512 /* ERESTARTSYS */;
+	bool crowded = is_crowded(port, op, *result);
 
-	if (!interrupted && (*result != -EAGAIN || (!is_waited_for(op) && !is_of_files(op))))
+	if (!interrupted && !crowded &&
+		(*result != -EAGAIN || (!is_waited_for(op) && !is_of_files(op))))
 		return false;
 	if (is_to_end(op)) {
 		/* As if cancelled while it waited: a request that was woken, and
@@ -52,6 +61,9 @@ static bool put_off(struct proa_port *port, struct proa_op *op, int32_t *result)
 	}
 	if (interrupted) {
 		op_start(port, op);
+	} else if (crowded) {
+		if (uring_nap(port, op) == STEP_FULL)
+			op_backlog(port, op);
 	} else if (is_of_files(op)) {
 		/* It was not to wait: for a lease to be given up (an open), or for
 		 * the disk, on older kernels. A worker may. */
@@ -251,6 +263,12 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 	bool unasked;
 
 	op->options_ &= (uint16_t)~U_POLLING;
+	if (result == -ETIME && !is_to_end(op)) {
+		op_start(port, op); /* from a nap */
+		return;
+	}
+	if (result == -ETIME)
+		result = -ECANCELED;
 	/* The kernel adds POLLRDHUP to what is asked for, and that alone may be
 	 * what it reports, at once and again and again. */
 	unasked =
@@ -280,12 +298,16 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 			op_to_worker(port, op);
 			return;
 		}
-		if (result == PROA_EAGAIN && is_to_end(op)) {
+		if (result == PROA_EAGAIN || result == STEP_LATER) {
+			int32_t (*wait)(struct proa_port *, struct proa_op *) =
+				result == PROA_EAGAIN ? uring_poll : uring_nap;
+
+			if (!is_to_end(op)) {
+				if (wait(port, op) == STEP_FULL)
+					op_backlog(port, op);
+				return;
+			}
 			result = PROA_ECANCELED;
-		} else if (result == PROA_EAGAIN) {
-			if (uring_poll(port, op) == STEP_FULL)
-				op_backlog(port, op);
-			return;
 		}
 	} else {
 		result = unix_error(-result);

@@ -136,6 +136,7 @@ void uring_send_cancel(struct proa_port *port, struct proa_op *op);
 void uring_cancel(struct proa_port *port, struct proa_op *op);
 /* Polls the op's descriptor; then it is tried. STEP_STARTED or STEP_FULL. */
 int32_t uring_poll(struct proa_port *port, struct proa_op *op);
+int32_t uring_nap(struct proa_port *port, struct proa_op *op);
 /* Arms a receive from a pool. */
 int32_t uring_arm_lent(struct proa_port *port, struct proa_op *op, bool first);
 struct envelope *envelope_take(struct uring *uring);

@@ -179,15 +179,19 @@ CALL_LONG(send, (int fd, const void *from, size_t length, int flags), (fd, from,
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags);
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags)
 {
-	static struct fault_site site = { "sendmsg",
+	static struct fault_site stream = { "sendmsg",
 		{ FAULT_SHORT, EINTR, ECONNRESET, ENOBUFS, EPIPE }, 0, false };
-	int how = fault_here(&site);
+	/* A full queue, of which no event tells that it is full no more. */
+	static struct fault_site datagram = { "sendto", { EINTR, ECONNREFUSED, EPERM, ENOBUFS }, 0,
+		false };
+	struct fault_site *site = is_stream(fd) ? &stream : &datagram;
+	int how = fault_here(site);
 	struct msghdr shorter = *message;
 	struct iovec first;
 
-	if (how == FAULT_SHORT && is_stream(fd) && message->msg_iovlen > 0) {
+	if (how == FAULT_SHORT && message->msg_iovlen > 0) {
 		shorter.msg_iov =
-			(struct iovec *)(uintptr_t)cut_slices(&site, message->msg_iov, &first);
+			(struct iovec *)(uintptr_t)cut_slices(site, message->msg_iov, &first);
 		shorter.msg_iovlen = 1;
 	} else if (how > 0) {
 		errno = how;

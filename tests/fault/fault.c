@@ -132,7 +132,8 @@ bool faults_is_soft(const char *name, int how)
 		"pidfd_open:ENOSYS", "pidfd_open:EPERM", "get_probe_ring:ENOMEM",
 		"close_range:ENOSYS", "uring_read:EAGAIN", "uring_readv:EAGAIN",
 		"uring_write:EAGAIN", "uring_writev:EAGAIN", "uring_openat:EAGAIN",
-		"uring_send:EAGAIN", "uring_sendmsg:EAGAIN"
+		"uring_send:EAGAIN", "uring_sendmsg:EAGAIN", "sendto:ENOBUFS",
+		"uring_sendto:ENOBUFS", "uring_sendto:EAGAIN"
 #endif
 	};
 	char text[64];

@@ -10,6 +10,7 @@
 #include <liburing.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "engines/uring/kernel.h"
 
@@ -93,6 +94,17 @@ static struct fault_site sites[] = {
 	[KERNEL_OP_FTRUNCATE] = { "uring_ftruncate", { EIO, EINTR }, 0, false },
 };
 static struct fault_site wake_site = { "uring_wake", { ENOMEM }, 0, false };
+/* Of datagrams: a full queue, of which no event tells that it is full no more. */
+static struct fault_site datagram_site = { "uring_sendto", { ENOBUFS, EPERM, EINTR, EAGAIN }, 0,
+	false };
+
+static bool is_datagram(int fd)
+{
+	int type = SOCK_STREAM;
+	socklen_t length = sizeof type;
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type != SOCK_STREAM;
+}
 
 static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 {
@@ -103,6 +115,8 @@ static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 
 	if (sqe->user_data == WAKE)
 		site = &wake_site;
+	if (sqe->opcode == IORING_OP_SENDMSG && is_datagram(sqe->fd))
+		site = &datagram_site;
 	if (site == NULL || site->name == NULL || ring->count == FAILED_MOST)
 		return;
 	how = fault_here(site);
