@@ -28,8 +28,8 @@
  * event if there is room for it. */
 #define CHANGES_MOST REACTOR_EVENTS
 
-/* Some kernels refuse a time too far away (OpenBSD and NetBSD: EINVAL above 10^8
- * seconds). To wake up once a day does no harm. */
+/* Some kernels refuse a time too far away (sys/kern/kern_time.c, itimerfix(), as older
+ * BSDs have it: EINVAL above 10^8 seconds). To wake up once a day does no harm. */
 #define WAIT_MOST (24 * 3600 * PROA_SECOND)
 
 /* NetBSD before 10 declares udata as intptr_t, the others as a pointer. */
@@ -243,8 +243,8 @@ static bool translate(const struct kevent *event, struct reactor_event *out)
 	if (event->data == 0 || (event->filter != EVFILT_READ && event->filter != EVFILT_WRITE))
 		return false;
 	out->events = event->filter == EVFILT_READ ? POLLIN : POLLOUT;
-	/* A pipe whose reader is gone can't be registered for writing (FreeBSD,
-	 * macOS: EPIPE). It is ready: write(2) has the answer. */
+	/* A pipe whose reader is gone can't be registered for writing: EPIPE (FreeBSD and
+	 * xnu, sys_pipe.c, pipe_kqfilter()). It is ready: write(2) has the answer. */
 	if (event->data == EPIPE)
 		out->events |= POLLHUP;
 	else

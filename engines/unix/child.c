@@ -39,7 +39,7 @@ static bool is_process(proa_process process)
 static const struct timespec at_once = { 0, 0 };
 
 /* One that has ended already may be refused with ESRCH, though it waits to be
- * reaped (macOS, OpenBSD, NetBSD). There is no event for what is over: the queue
+ * reaped (macOS and BSDs: libuv's pull requests 3441 and 3451). There is no event for what is over: the queue
  * becomes readable by a timer. */
 static int watch_ended(int watch)
 {
@@ -82,8 +82,8 @@ void unix_child_close(int watch)
 	close(watch);
 }
 
-/* NOTE_EXIT may come a moment before the child can be reaped (OpenBSD, NetBSD and
- * others have been seen to). It comes once: who has it may wait for the rest. */
+/* NOTE_EXIT may come a moment before the child can be reaped (OpenBSD and others
+ * have been seen to: libuv's issue 3504, pull request 3521). It comes once: who has it may wait for the rest. */
 static bool watch_says_over(int watch)
 {
 	struct kevent event;

@@ -156,8 +156,8 @@ static ssize_t read_cached(int fd, const struct iovec *room, int used, off_t off
 #endif
 }
 
-/* macOS before 11 has neither preadv() nor pwritev(): one slice a call then, and
- * who repeats it goes on where it was short. */
+/* macOS before 11 has neither preadv() nor pwritev() (its SDK's <sys/uio.h>: "macos(11.0)"):
+ * one slice a call then, and who repeats it goes on where it was short. */
 static ssize_t transfer_at(int fd, bool writing, const struct iovec *room, int used, off_t offset)
 {
 #ifdef PROA_HAVE_PREADV
@@ -349,7 +349,8 @@ static int32_t sync_file(const struct proa_op *op)
 
 	do {
 #ifdef __APPLE__
-		/* fsync(2) there leaves the data in the drive's cache. */
+		/* fsync(2) there leaves the data in the drive's cache, as its manual page
+		 * says. */
 		code = fcntl(op->handle_, F_FULLFSYNC);
 #else
 		code = (op->flags_ & PROA_DATA_ONLY) != 0 ? fdatasync(op->handle_)
@@ -502,7 +503,7 @@ int file_warm(proa_handle file, uint64_t offset, size_t length)
 #elif defined F_RDADVISE
 	struct radvisory part = { (off_t)offset, length < INT_MAX ? (int)length : INT_MAX };
 
-	fcntl(file, F_RDADVISE, &part); /* macOS */
+	fcntl(file, F_RDADVISE, &part); /* fcntl(2), macOS */
 #endif
 	while (length > 0) {
 		ssize_t got = pread(

@@ -7,7 +7,10 @@
  * whole until no handler runs that could still see it: `handlers` counts those
  * that run. sigaction(2) gives the order that matters: the old disposition is
  * restored after the op is out of the list, so that every signal that came to
- * our handler is told to some op. */
+ * our handler is told to some op.
+ *
+ * EVFILT_SIGNAL is left alone on purpose: "only signals sent to the process, not to a
+ * particular thread" trigger it (kqueue(2), macOS), and rule 28 promises the others, too. */
 #include <errno.h>
 #include <signal.h>
 #include <time.h>

@@ -77,8 +77,9 @@ int unix_socket(int family, int type)
 }
 
 /* Where accept(2) takes no flags (macOS) they are set behind it. On the BSDs and
- * macOS the accepted socket has the listener's O_NONBLOCK, on Linux never: it is
- * set in any case. */
+ * macOS the accepted socket has the listener's O_NONBLOCK (accept(2): FreeBSD says so,
+ * NetBSD and macOS "the same properties"), on Linux never (accept(2), Linux): it is set
+ * in any case. */
 int unix_accept(int listener, struct sockaddr *peer, socklen_t *length)
 {
 #ifdef PROA_HAVE_ACCEPT4
@@ -92,7 +93,8 @@ int unix_accept(int listener, struct sockaddr *peer, socklen_t *length)
 	}
 #endif
 #ifdef SO_NOSIGPIPE
-	/* EINVAL: the peer is gone already (macOS). It will be told so. */
+	/* EINVAL: the peer is gone already (xnu, bsd/kern/uipc_socket.c,
+	 * sosetoptlock()). It will be told so. */
 	if (fd >= 0)
 		set_option(fd, SOL_SOCKET, SO_NOSIGPIPE, 1);
 #endif
@@ -115,8 +117,10 @@ int unix_pipe(int ends[2])
 /* Can it be waited for? Of character devices some can (terminals,
  * /dev/random), some are always ready (/dev/null, /dev/zero), and neither
  * fstat() nor poll() tells them apart: epoll does, with EPERM, and kqueue, which
- * refuses those whose driver knows nothing of it (macOS: EINVAL; FreeBSD: ENODEV,
- * EOPNOTSUPP). Elsewhere nothing does, but all readiness calls take any device. */
+ * refuses those whose driver knows nothing of it: EINVAL (xnu,
+ * bsd/miscfs/specfs/spec_vnops.c, spec_kqfilter()), ENODEV (FreeBSD,
+ * sys/kern/kern_conf.c, no_kqfilter), EOPNOTSUPP (OpenBSD, sys/kern/spec_vnops.c).
+ * Elsewhere nothing does, but all readiness calls take any device. */
 static bool can_be_polled(int fd)
 {
 #ifdef PROA_HAVE_EPOLL
@@ -168,7 +172,8 @@ static int socket_type(int fd, enum handle_type *out)
 		value == IPPROTO_TCP)
 		*out = HANDLE_TCP;
 #else
-	/* macOS, NetBSD, OpenBSD before 5.7: who knows of an option of TCP's is TCP. */
+	/* macOS, NetBSD, older OpenBSD (no SO_PROTOCOL in their <sys/socket.h>): who knows
+	 * of an option of TCP's is TCP. */
 	if (type == SOCK_STREAM && getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &value, &length) == 0)
 		*out = HANDLE_TCP;
 #endif

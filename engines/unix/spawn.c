@@ -225,7 +225,7 @@ static __attribute__((noinline)) pid_t start_child(struct plan *plan)
 	pid_t pid;
 
 #ifdef __APPLE__
-	pid = fork();
+	pid = fork(); /* vfork() is deprecated: its SDK's <unistd.h> */
 #else
 	pid = vfork();
 #endif

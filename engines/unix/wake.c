@@ -124,8 +124,9 @@ bool system_is_open(proa_handle fd)
 int32_t system_close(proa_handle fd, enum handle_type type)
 {
 	(void)type;
-	/* Linux and the BSDs have let the descriptor go even when this says
-	 * EINTR: closing it again could hit another's. */
+	/* Linux (close(2)) and the BSDs (FreeBSD, sys/kern/kern_descrip.c, kern_close())
+	 * have let the descriptor go even when this says EINTR: closing it again could
+	 * hit another's. */
 	return close(fd) == 0 || errno == EINTR ? 0 : unix_error(errno);
 }
 
@@ -170,8 +171,8 @@ void system_outer_close(struct proa_port *port)
 }
 #elif defined PROA_HAVE_KQUEUE
 /* A kqueue around the engine's, with a timer of its own: EVFILT_TIMER, where it
- * is known in ns (NOTE_NSECONDS: macOS, FreeBSD, NetBSD 10, OpenBSD 7.5), else in
- * ms, rounded up. */
+ * is known in ns (NOTE_NSECONDS: macOS, FreeBSD, NetBSD and OpenBSD since their
+ * sys/sys/event.h of October 2021 and August 2023), else in ms, rounded up. */
 int system_outer_open(struct proa_port *port, int inner)
 {
 	struct kevent changes[2];
