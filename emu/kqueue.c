@@ -244,8 +244,9 @@ static bool translate(const struct kevent *event, struct reactor_event *out)
 		return false;
 	out->events = event->filter == EVFILT_READ ? POLLIN : POLLOUT;
 	/* A pipe whose reader is gone can't be registered for writing: EPIPE (FreeBSD and
-	 * xnu, sys_pipe.c, pipe_kqfilter()). It is ready: write(2) has the answer. */
-	if (event->data == EPIPE)
+	 * xnu, sys_pipe.c, pipe_kqfilter()), EBADF (NetBSD, the same). It is ready: write(2)
+	 * has the answer. */
+	if (event->data == EPIPE || (event->data == EBADF && event->filter == EVFILT_WRITE))
 		out->events |= POLLHUP;
 	else
 		out->refused = (uint8_t)-unix_error((int)event->data);

@@ -320,7 +320,7 @@ static int check(int fd, int index)
 		return EINVAL;
 	if (index == WRITES && S_ISFIFO(status.st_mode) && poll(&p, 1, 0) == 1 &&
 		(p.revents & POLLERR))
-		return EPIPE;
+		return NO_READER;
 	return 0;
 }
 

@@ -352,6 +352,27 @@ static void a_child_that_has_ended_already(void **state)
 	assert_int_equal(how.code, 0);
 }
 
+/* It can't be registered, which is no error of the send's: write(2) says what is. */
+static void a_pipe_without_a_reader(void **state)
+{
+	static char room[65536];
+	static struct note out;
+	int pipe_ends[2];
+
+	(void)state;
+	assert_int_equal(pipe2(pipe_ends, O_NONBLOCK | O_CLOEXEC), 0);
+	while (write(pipe_ends[1], room, sizeof room) > 0)
+		;
+	send_byte(&out, pipe_ends[1]);
+	/* Before the change is handed over. */
+	close(pipe_ends[0]);
+	while (out.count == 0)
+		assert_true(proa_run_once(port, PROA_SECOND) > 0);
+	assert_int_equal(out.result, PROA_EPIPE);
+	assert_int_equal(proa_release(port, pipe_ends[1]), 0);
+	close(pipe_ends[1]);
+}
+
 /* FreeBSD's sendfile leaves its count as it was then: it must not be told as sent. */
 static void a_file_that_can_not_be_had(void **state)
 {
@@ -421,7 +442,7 @@ static void answers_as_documented(void **state)
 	/* A pipe that nobody reads can't be registered for writing. */
 	EV_SET(&changes[0], (uintptr_t)pipe_ends[1], EVFILT_WRITE, EV_ADD, 0, 0, NULL);
 	assert_int_equal(kevent(own, changes, 1, NULL, 0, NULL), -1);
-	assert_int_equal(errno, EPIPE);
+	assert_int_equal(errno, NO_READER);
 	close(pipe_ends[1]);
 	close(own);
 }
@@ -455,6 +476,7 @@ int main(void)
 			registrations_go_with_the_handle, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(data_comes_before_the_end, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_child_that_has_ended_already, set_up, tear_down),
+		cmocka_unit_test_setup_teardown(a_pipe_without_a_reader, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(a_file_that_can_not_be_had, set_up, tear_down),
 		cmocka_unit_test(answers_as_documented),
 		cmocka_unit_test(is_not_inherited),

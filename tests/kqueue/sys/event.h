@@ -45,7 +45,10 @@ struct kevent {
 #define NOTE_EXIT     0x80000000u
 #define NOTE_NSECONDS 0x00000004u /* EVFILT_TIMER: the unit; else milliseconds */
 
-#ifndef KQUEUE_PLAIN
+#ifdef KQUEUE_PLAIN
+#	define NO_READER EBADF /* registering a pipe for writing: NetBSD */
+#else
+#	define NO_READER     EPIPE /* FreeBSD, macOS */
 #	define EVFILT_USER   (-10)
 #	define EVFILT_EXCEPT (-15)
 #	define EV_RECEIPT    0x0040
