@@ -103,6 +103,7 @@ check 'each C file says its purpose first' begins_with_comment
 check 'no marks of unfinished work' unfinished
 check 'blanks' blanks
 check 'examples are under 150 lines' long_examples
+check 'native calls are on their pages' tests/calls.sh
 long_functions
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
