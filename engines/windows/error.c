@@ -204,7 +204,7 @@
 	X(WSATRY_AGAIN, EAGAIN)                \
 	X(WSANO_DATA, ENONAME)
 
-/* From ntstatus.h. A connection that the peer reset is one of four, by what the
+/* From ntstatus.h. A connection that the peer reset is one of five, by what the
  * driver was doing. */
 #define NTSTATUS_ERRORS(X)                                 \
 	X(STATUS_BUFFER_OVERFLOW, EMSGSIZE)                \
@@ -227,7 +227,7 @@
 	X(STATUS_SHARING_VIOLATION, EBUSY)                 \
 	X(STATUS_FILE_LOCK_CONFLICT, EBUSY)                \
 	X(STATUS_DELETE_PENDING, EBUSY)                    \
-	X(STATUS_QUOTA_EXCEEDED, EDQUOT)                   \
+	X(STATUS_QUOTA_EXCEEDED, ENOMEM)                   \
 	X(STATUS_PRIVILEGE_NOT_HELD, EPERM)                \
 	X(STATUS_DISK_FULL, ENOSPC)                        \
 	X(STATUS_INSUFFICIENT_RESOURCES, ENOMEM)           \
@@ -267,7 +267,7 @@
 	X(STATUS_INVALID_ADDRESS_COMPONENT, EADDRNOTAVAIL) \
 	X(STATUS_ADDRESS_ALREADY_EXISTS, EADDRINUSE)       \
 	X(STATUS_ADDRESS_CLOSED, ENOTCONN)                 \
-	X(STATUS_CONNECTION_DISCONNECTED, ECONNABORTED)    \
+	X(STATUS_CONNECTION_DISCONNECTED, ECONNRESET)      \
 	X(STATUS_CONNECTION_RESET, ECONNRESET)             \
 	X(STATUS_TRANSACTION_ABORTED, ECONNABORTED)        \
 	X(STATUS_CONNECTION_REFUSED, ECONNREFUSED)         \
@@ -284,7 +284,8 @@
 	X(STATUS_CONNECTION_ABORTED, ECONNABORTED)         \
 	X(STATUS_TOO_MANY_ADDRESSES, EADDRINUSE)           \
 	X(STATUS_HOST_DOWN, EHOSTDOWN)                     \
-	X(STATUS_HOPLIMIT_EXCEEDED, ENETRESET)
+	X(STATUS_HOPLIMIT_EXCEEDED, ENETRESET)             \
+	X(STATUS_DISK_QUOTA_EXCEEDED, EDQUOT)
 
 static int from_status(unsigned long value)
 {
