@@ -1363,9 +1363,27 @@ extern DWORD(WINAPI *__real___imp_GetFullPathNameW)(
 	const WCHAR *path, DWORD room, WCHAR *out, WCHAR **name);
 extern BOOL(WINAPI *__real___imp_RegisterWaitForSingleObject)(
 	HANDLE *out, HANDLE object, WAITORTIMERCALLBACK told, void *context, ULONG ms, ULONG flags);
+extern FARPROC(WINAPI *__real___imp_GetProcAddress)(HMODULE module, LPCSTR name);
 
 static bool waits_failing;
 static int waits;
+static bool hides_connects; /* WSAPoll() tells of none that failed */
+static DWORD build; /* that the system says it is; 0: its own */
+
+static LONG WINAPI say_build(OSVERSIONINFOW *version)
+{
+	version->dwBuildNumber = build;
+	return 0;
+}
+
+static FARPROC WINAPI maybe_address(HMODULE module, LPCSTR name)
+{
+	if (build != 0 && (uintptr_t)name > 0xffff && strcmp(name, "RtlGetVersion") == 0)
+		return (FARPROC)(void (*)(void))say_build;
+	return __real___imp_GetProcAddress(module, name);
+}
+
+FARPROC(WINAPI *__wrap___imp_GetProcAddress)(HMODULE module, LPCSTR name) = maybe_address;
 
 static bool is_refused(void)
 {
@@ -1377,7 +1395,19 @@ static bool is_refused(void)
 
 int WSAAPI __wrap_WSAPoll(WSAPOLLFD *entries, ULONG count, int ms)
 {
-	return is_refused() ? SOCKET_ERROR : __real_WSAPoll(entries, count, ms);
+	int found;
+
+	if (is_refused())
+		return SOCKET_ERROR;
+	found = __real_WSAPoll(entries, count, ms);
+	for (ULONG i = 0; hides_connects && i < count; i++) {
+		if ((entries[i].revents & POLLERR) == 0)
+			continue;
+		entries[i].revents = 0;
+		if (--found == 0 && ms != 0)
+			Sleep(ms < 0 || ms > 20 ? 20 : (DWORD)ms); /* as if it waited on */
+	}
+	return found;
 }
 
 static int WSAAPI maybe_select(
@@ -1537,6 +1567,56 @@ static struct proa_port *engine_port(const char *engine)
 	return port;
 }
 
+/* An address of this machine where nobody listens. */
+static struct proa_address nobodys_address(struct proa_port *port)
+{
+	struct proa_address address;
+	proa_handle listener;
+
+	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+	assert_int_equal(proa_local_address(listener, &address), 0);
+	proa_discard(port, listener);
+	return address;
+}
+
+/* A dial to nobody, on the system of a build whose WSAPoll() hides what has failed: its result, or 0
+ * if it has none for a while. */
+static int32_t dial_nobody(DWORD on_build)
+{
+	struct proa_port *port;
+	struct proa_address address;
+	struct proa_completion c;
+	struct proa_op dial;
+	int32_t result = 0;
+
+	build = on_build;
+	port = engine_port("poll");
+	build = 0;
+	address = nobodys_address(port);
+	proa_op_init(&dial, port, NULL);
+	proa_prep_dial(&dial, &address, 0);
+	hides_connects = true;
+	proa_submit(&dial, NULL);
+	if (proa_wait(port, &c, 1, on_build < 19041 ? 20 * PROA_SECOND : 300 * PROA_MILLISECOND) ==
+		1)
+		result = c.result;
+	hides_connects = false;
+	proa_cancel_all(port);
+	while (proa_op_pending(&dial))
+		assert_true(proa_wait(port, &c, 1, PROA_SECOND) >= 0);
+	assert_int_equal(proa_port_close(port), 0);
+	return result;
+}
+
+/* WSAPoll() of before Windows 10 2004 does not tell of a connect that failed. */
+static void hidden_failures_of_connects(void **state)
+{
+	(void)state;
+	assert_int_equal(dial_nobody(18363), PROA_ECONNREFUSED);
+	assert_int_equal(dial_nobody(7601), PROA_ECONNREFUSED);
+	assert_int_equal(dial_nobody(19041), 0); /* which does tell: it is relied on */
+}
+
 /* There is none that every way of waiting knows. */
 static void ports_have_no_descriptor(void **state)
 {
@@ -1670,6 +1750,7 @@ int main(int argc, char **argv)
 		TEST(waits_that_fail_are_told),
 		TEST(long_paths_that_fail),
 		TEST(watches_that_fail),
+		TEST(hidden_failures_of_connects),
 		TEST(ports_have_no_descriptor),
 		TEST(polls_of_what_is_no_socket),
 		TEST(other_families),
