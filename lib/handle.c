@@ -186,7 +186,7 @@ int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, 
 	if (owner == NULL)
 		error = PROA_ENOMEM;
 	if (error < 0) {
-		system_close(fd, type);
+		handle_close(port, fd, type);
 		return error;
 	}
 	/* A number that the kernel gives out is nobody's, whatever was noted:
@@ -200,6 +200,12 @@ int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, 
 	handle->type = (uint8_t)type & 7u;
 	handle->state = (uint8_t)(HANDLE_TIED | HANDLE_OURS | (nonblocking ? 0 : HANDLE_BLOCKING));
 	return 0;
+}
+
+int32_t handle_close(struct proa_port *port, proa_handle fd, enum handle_type type)
+{
+	port->stats.system_calls++;
+	return system_close(fd, type);
 }
 
 void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle)
@@ -255,7 +261,7 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 		handle->state |= HANDLE_CLOSING;
 		handle_forget(port, fd, handle);
 	}
-	if (system_close(fd, type) < 0)
+	if (handle_close(port, fd, type) < 0)
 		return PROA_EBADF;
 	if (port->starved > 0)
 		accepts_resume(port);
@@ -336,7 +342,7 @@ bool handle_close_take(struct proa_port *port, struct proa_completion *c)
 	}
 	list_remove(&handle->others, close);
 	handle_forget(port, fd, handle);
-	c->result = system_close(fd, type);
+	c->result = handle_close(port, fd, type);
 	close->handle_ = PROA_NO_HANDLE;
 	close->next_ = NULL;
 	if (next != NULL)

@@ -247,7 +247,7 @@ static void op_unplaced(
 
 	/* A close closes in any case, but what is another port's. */
 	if (op->kind_ == PROA_OP_CLOSE && error != PROA_EBADF && error != PROA_EINVAL)
-		error = system_close(fd, HANDLE_UNKNOWN);
+		error = handle_close(port, fd, HANDLE_UNKNOWN);
 	if (error == PROA_EBADF && closing)
 		handle->undelivered++; /* the close comes after it: see handle_close_take() */
 	op->handle_ = PROA_NO_HANDLE;

@@ -379,6 +379,8 @@ int handle_reclassify(proa_handle fd, struct handle *handle);
 /* A handle that the library has just made: a fresh, tied entry. On failure the
  * handle is closed. */
 int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, bool nonblocking);
+/* The system's own close, which counts as any other call. 0 or an error. */
+int32_t handle_close(struct proa_port *port, proa_handle fd, enum handle_type type);
 /* Its number is free, or another's, from here on. */
 void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle);
 /* Completes its close if it is closing and nothing else is left on it. */

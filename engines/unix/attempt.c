@@ -639,6 +639,7 @@ static int private_prepare(struct proa_port *port, struct proa_op *op, int fd)
 		return fd;
 	error = handle_get(port, fd, &handle);
 	if (error < 0) {
+		port->stats.system_calls++;
 		close(fd);
 		return error;
 	}
@@ -670,6 +671,7 @@ void attempt_finish(struct proa_port *port, struct proa_op *op, int32_t result)
 	if (op->kind_ == PROA_OP_DIAL && result == 0)
 		return; /* handle_adopt() takes it from here */
 	handle_forget(port, fd, handle);
+	port->stats.system_calls++;
 	if (op->kind_ == PROA_OP_CHILD)
 		unix_child_close(fd);
 	else

@@ -544,6 +544,7 @@ int attempt_prepare(struct proa_port *port, struct proa_op *op)
 		return fd;
 	error = handle_get(port, fd, &handle);
 	if (error < 0) {
+		port->stats.system_calls++;
 		closesocket(windows_socket_of(fd));
 		return error;
 	}
@@ -565,6 +566,7 @@ void attempt_finish(struct proa_port *port, struct proa_op *op, int32_t result)
 	if (op->kind_ == PROA_OP_DIAL && result == 0)
 		return; /* handle_adopt() takes it from here */
 	handle_forget(port, fd, handle);
+	port->stats.system_calls++;
 	closesocket(windows_socket_of(fd));
 }
 

@@ -146,7 +146,7 @@ PROA_API int proa_supports(const struct proa_port *port, enum proa_feature what)
 struct proa_port_stats {
 	uint64_t submitted; /* ops */
 	uint64_t completed; /* completions, those with PROA_MORE included */
-	uint64_t system_calls; /* made by the port's thread for the engine */
+	uint64_t system_calls; /* made by the port's thread for the engine, closes included */
 	uint64_t posts; /* taken in */
 	uint64_t backlog; /* ops that wait for room in the engine now */
 	uint64_t backlog_peak; /* the most that there were */

@@ -871,6 +871,36 @@ TEST(21, "statistics", statistics_are_plausible)
 	test_close(port);
 }
 
+TEST(21, "statistics", closes_are_counted)
+{
+	enum { COUNT = 32 };
+	struct proa_port *port = test_port();
+	struct proa_port_stats before, after;
+	struct record *records = records_make(port, COUNT);
+	proa_handle handles[COUNT + 2];
+
+	for (int i = 0; i < COUNT + 2; i += 2)
+		CHECK_INT(proa_pair(port, &handles[i]), 0);
+	proa_port_stats(port, &before);
+	CHECK_INT(proa_discard(port, handles[COUNT]), 0);
+	CHECK_INT(proa_discard(port, handles[COUNT + 1]), 0);
+	proa_port_stats(port, &after);
+	CHECK_INT(after.system_calls - before.system_calls, 2);
+	for (int i = 0; i < COUNT; i++) {
+		proa_prep_close(&records[i].op, handles[i], 0);
+		record_submit(&records[i]);
+	}
+	CHECK_INT(proa_run(port), 0);
+	for (int i = 0; i < COUNT; i++)
+		CHECK_INT(records[i].last, 0);
+	proa_port_stats(port, &before);
+	/* And not many more: they end in one turn. */
+	CHECK(before.system_calls - after.system_calls >= COUNT);
+	CHECK(before.system_calls - after.system_calls < 2 * COUNT);
+	free(records);
+	test_close(port);
+}
+
 /* ---- Rule 22 ---- */
 
 #define POSTERS 8
