@@ -24,11 +24,13 @@ static int fd_of(void *world)
 
 static int epoll_start(void **world, char *why, size_t size)
 {
-	int fd = epoll_create1(EPOLL_CLOEXEC);
+	int fd = epoll_create1(EPOLL_CLOEXEC), error;
 
 	if (fd < 0) {
-		snprintf(why, size, "epoll_create1: %s", proa_error_text(unix_error(errno)));
-		return unix_error(errno);
+		error = unix_error(errno);
+		snprintf(why, size, "epoll_create1: %s (%s)", proa_error_name(error),
+			proa_error_text(error));
+		return error;
 	}
 	*world = (void *)(intptr_t)(fd + 1);
 	return 0;

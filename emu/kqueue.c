@@ -349,8 +349,8 @@ static int queue_open(void **world, char *why, size_t size)
 		return 0;
 	}
 	error = unix_error(errno);
-	snprintf(why, size, "%s: %s", queue->fd < 0 ? "kqueue" : "its wake-up",
-		proa_error_text(error));
+	snprintf(why, size, "%s: %s (%s)", queue->fd < 0 ? "kqueue" : "its wake-up",
+		proa_error_name(error), proa_error_text(error));
 	if (queue->fd >= 0)
 		close(queue->fd);
 	queue_free(queue);

@@ -98,6 +98,7 @@ static int choose_best(
 		error = engine_open(port, engines[i], options, reason, sizeof reason);
 		if (error == 0)
 			return 0;
+		port->stats.passed_over++;
 		at = strlen(port->why);
 		snprintf(port->why + at, sizeof port->why - at, "%s%s: %s", at == 0 ? "" : "; ",
 			engines[i]->name, reason);

@@ -847,6 +847,7 @@ int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
 	struct proa_pool *pools = port->pools;
 	const struct engine *engine = port->engine;
 	unsigned generation = port->fork_generation;
+	uint64_t passed_over = port->stats.passed_over;
 	char why[sizeof port->why];
 	int error;
 
@@ -862,6 +863,7 @@ int proa_port_after_fork(struct proa_port *port, told_fn *each, void *data)
 			? engine_choose(port, &options, open_why, sizeof open_why)
 			: PROA_ENOMEM;
 	memcpy(port->why, why, sizeof why);
+	port->stats.passed_over = passed_over;
 	if (error == 0) {
 		pools_adopt(port, pools);
 		return 0;

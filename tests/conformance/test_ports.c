@@ -2058,6 +2058,11 @@ TEST(29, "bad options", open_with_bad_options)
 	expect_no_port(&options, PROA_EINVAL);
 	options = (struct proa_port_options) { .entries = UINT32_MAX };
 	expect_no_port(&options, PROA_EINVAL);
+	CHECK(strstr(proa_port_open_why(), "4294967295") != NULL);
+	CHECK(strstr(proa_port_open_why(), "32768") != NULL);
+	options = (struct proa_port_options) { .entries = 32769 };
+	expect_no_port(&options, PROA_EINVAL);
+	CHECK(strstr(proa_port_open_why(), "32769") != NULL);
 	setenv("PROA_ENGINE", "donkey", 1);
 	expect_no_port(NULL, 0);
 	CHECK(strstr(proa_port_open_why(), "donkey") != NULL);
@@ -2219,7 +2224,7 @@ TEST(29, "options of another size", all_counters_of_another_size)
 
 TEST(29, "entries are a hint", open_with_few_and_many_entries)
 {
-	static const uint32_t sizes[] = { 1, 3, 1000, 4096 };
+	static const uint32_t sizes[] = { 1, 3, 1000, 4096, 32768 };
 
 	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		struct proa_port_options options = { .entries = sizes[i] };
@@ -2287,12 +2292,16 @@ static void expect_engine(const char *name)
 {
 	struct proa_port_options options = { .engine = name };
 	struct proa_port *port = NULL;
+	struct proa_port_stats stats;
 	struct record record;
 
 	CHECK_INT(proa_port_open(&options, &port), 0);
 	if (name != NULL)
 		CHECK(strcmp(proa_engine_name(port), name) == 0);
 	CHECK(proa_engine_why(port) != NULL);
+	proa_port_stats(port, &stats);
+	CHECK_INT(stats.passed_over > 0, proa_engine_why(port)[0] != '\0');
+	CHECK(name == NULL || stats.passed_over == 0);
 	record_init(&record, port);
 	proa_prep_timer(&record.op, MS);
 	CHECK_INT(record_run(&record), 0);
@@ -2592,9 +2601,11 @@ static void expect_works(struct proa_port *port)
 	close_handle(port, ends.ours);
 }
 
-static void expect_fallback(const char *name)
+/* `error`, by its name, is why the `better` engines were passed over. */
+static void expect_fallback(const char *name, const char *error, unsigned better)
 {
 	struct proa_port *port = NULL;
+	struct proa_port_stats stats;
 
 	unsetenv("PROA_ENGINE");
 	CHECK_INT(proa_port_open(NULL, &port), 0);
@@ -2602,11 +2613,14 @@ static void expect_fallback(const char *name)
 	CHECK(strcmp(proa_engine_name(port), name) == 0);
 	if (in_this_build("io_uring"))
 		CHECK(strstr(proa_engine_why(port), "io_uring") != NULL);
+	CHECK(better == 0 || strstr(proa_engine_why(port), error) != NULL);
+	proa_port_stats(port, &stats);
+	CHECK_INT(stats.passed_over, better);
 	expect_works(port);
 	test_close(port);
 }
 
-static void without_io_uring(int error)
+static void without_io_uring(int error, const char *name)
 {
 	static const int setup[] = { SYS_io_uring_setup };
 
@@ -2614,22 +2628,23 @@ static void without_io_uring(int error)
 	setenv("PROA_ENGINE", "io_uring", 1);
 	expect_no_port(NULL, 0);
 	CHECK(strstr(proa_port_open_why(), "io_uring") != NULL);
-	expect_fallback(system_engine());
+	CHECK(!in_this_build("io_uring") || strstr(proa_port_open_why(), name) != NULL);
+	expect_fallback(system_engine(), name, in_this_build("io_uring"));
 }
 
 TEST(29, "an engine that can't work", io_uring_forbidden_eperm)
 {
-	without_io_uring(EPERM);
+	without_io_uring(EPERM, "EPERM");
 }
 
 TEST(29, "an engine that can't work", io_uring_forbidden_enosys)
 {
-	without_io_uring(ENOSYS);
+	without_io_uring(ENOSYS, "ENOSYS");
 }
 
 TEST(29, "an engine that can't work", io_uring_out_of_memory)
 {
-	without_io_uring(ENOMEM);
+	without_io_uring(ENOMEM, "ENOMEM");
 }
 
 TEST(29, "an engine that can't work", epoll_forbidden_too)
@@ -2643,10 +2658,13 @@ TEST(29, "an engine that can't work", epoll_forbidden_too)
 	};
 
 	forbid(calls, sizeof(calls) / sizeof(calls[0]), EPERM);
-	expect_fallback("poll");
+	/* The tests' own kqueue has an epoll in it. */
+	expect_fallback("poll", "EPERM",
+		0u + in_this_build("io_uring") + in_this_build("epoll") + in_this_build("kqueue"));
 	setenv("PROA_ENGINE", "epoll", 1);
 	expect_no_port(NULL, 0);
 	CHECK(strstr(proa_port_open_why(), "epoll") != NULL);
+	CHECK(!in_this_build("epoll") || strstr(proa_port_open_why(), "EPERM") != NULL);
 }
 
 #	ifdef SYS_epoll_pwait2

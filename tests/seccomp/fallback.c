@@ -1,5 +1,7 @@
 /* To be run where io_uring is refused: the port that opens is another engine's,
- * says why, and works; to insist on io_uring gives an error that says why. */
+ * says why, and works; to insist on io_uring gives an error that says why.
+ *
+ * usage: fallback [EPERM|ENOSYS], the reason that is to be given; EPERM unless said. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +9,7 @@
 #include <proa/proa.h>
 
 static int passed, failed;
+static const char *reason = "EPERM";
 
 static void check(int holds, const char *what)
 {
@@ -45,6 +48,7 @@ static void check_works(struct proa_port *port)
 static void check_default(void)
 {
 	struct proa_port *port = NULL;
+	struct proa_port_stats stats;
 
 	unsetenv("PROA_ENGINE");
 	check(proa_port_open(NULL, &port) == 0, "a port opens");
@@ -53,6 +57,9 @@ static void check_default(void)
 	printf("%s: %s\n", proa_engine_name(port), proa_engine_why(port));
 	check(strcmp(proa_engine_name(port), "io_uring") != 0, "its engine is not io_uring");
 	check(strstr(proa_engine_why(port), "io_uring") != NULL, "it says what io_uring lacks");
+	check(strstr(proa_engine_why(port), reason) != NULL, "it says by which error");
+	proa_port_stats(port, &stats);
+	check(stats.passed_over == 1, "the statistics count one engine passed over");
 	check_works(port);
 	proa_port_close(port);
 }
@@ -64,11 +71,15 @@ static void check_insisted(void)
 
 	check(proa_port_open(&options, &port) < 0 && port == NULL, "io_uring is refused");
 	printf("io_uring: %s\n", proa_port_open_why());
-	check(proa_port_open_why()[0] != '\0', "the refusal says why");
+	check(strstr(proa_port_open_why(), "io_uring") != NULL &&
+			strstr(proa_port_open_why(), reason) != NULL,
+		"the refusal says why");
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		reason = argv[1];
 	check_default();
 	check_insisted();
 	printf("%d passed, %d failed\n", passed, failed);
