@@ -609,6 +609,8 @@ TEST(26, "bad input", files)
 	CHECK_INT(write_at(port, file, room, (size_t)MOST + 1, 0), PROA_EINVAL);
 	proa_prep_writev(&record.op, file, slices, 2, 0);
 	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_readv(&record.op, file, slices, 2, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
 	CHECK_INT(read_at(port, file, room, 8, UINT64_C(1) << 63), PROA_EINVAL);
 	CHECK_INT(read_at(port, file, room, 8, UINT64_MAX), PROA_EINVAL);
 	CHECK_INT(write_at(port, file, room, 8, UINT64_MAX), PROA_EINVAL);

@@ -356,6 +356,55 @@ TEST(8, "receives", all_is_for_plain_receives)
 	test_close(port);
 }
 
+/* Of those that name a peer, and of messages; nothing is taken or sent. */
+static void refuse_messages(struct proa_port *port, proa_handle in, proa_handle out,
+	const struct proa_address *to, struct proa_slice *halves)
+{
+	struct proa_message message = { .slices = halves, .slice_count = 2 };
+	struct proa_address from;
+	struct record record;
+	char *byte = halves[0].data;
+
+	record_init(&record, port);
+	proa_prep_recvfrom(&record.op, in, byte, (size_t)MOST + 1, &from, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_recvfrom(&record.op, in, byte, SIZE_MAX, NULL, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_recvmsg(&record.op, in, &message, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_sendto(&record.op, out, byte, (size_t)MOST + 1, to, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	proa_prep_sendto(&record.op, out, byte, SIZE_MAX, to, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	if (to != NULL)
+		message.peer = *to;
+	proa_prep_sendmsg(&record.op, out, &message, 0);
+	CHECK_INT(record_run(&record), PROA_EINVAL);
+	CHECK_INT(proa_op_count(&record.op), 0);
+}
+
+TEST(12, "lengths", datagram_length_out_of_range)
+{
+	const struct proa_listen_options options = { .type = PROA_DATAGRAM };
+	struct proa_port *port = test_port();
+	char byte = 'x', got[4];
+	struct proa_slice halves[2] = { SLICE(&byte, MOST), SLICE(&byte, 1) };
+	struct proa_address to;
+	struct record record;
+	proa_handle sock;
+
+	CHECK_INT(proa_listen(port, "127.0.0.1:0", &options, &sock), 0);
+	CHECK_INT(proa_local_address(sock, &to), 0);
+	refuse_messages(port, sock, sock, &to, halves);
+	record_init(&record, port);
+	proa_prep_sendto(&record.op, sock, &byte, 1, &to, 0);
+	CHECK_INT(record_run(&record), 1);
+	proa_prep_recvfrom(&record.op, sock, got, sizeof(got), NULL, 0);
+	CHECK_INT(record_run(&record), 1);
+	close_handle(port, sock);
+	test_close(port);
+}
+
 TEST(8, "lengths", length_out_of_range)
 {
 	struct proa_port *port = test_port();
@@ -387,6 +436,7 @@ TEST(8, "lengths", length_out_of_range)
 		proa_prep_sendv(&record.op, away.ours, quarters, 5, 0); /* 1 in 64 bits */
 		CHECK_INT(record_run(&record), PROA_EINVAL);
 		CHECK_INT(proa_op_count(&record.op), 0);
+		refuse_messages(port, ends.ours, away.ours, NULL, halves);
 		/* Nothing was taken, nothing was sent, both still work. */
 		proa_prep_recv(&record.op, ends.ours, got, sizeof(got), 0);
 		CHECK_INT(record_run(&record), 2);
