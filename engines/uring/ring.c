@@ -24,7 +24,8 @@ static const struct {
 } switches[] = {
 	{ "all", CAN_ALL },
 	{ "defer", CAN_DEFER },
-	{ "ext_arg", CAN_EXT_ARG | CAN_DEFER }, /* no kernel has but the second */
+	{ "coop", CAN_COOP | CAN_DEFER }, /* no kernel has but the latter */
+	{ "ext_arg", CAN_EXT_ARG | CAN_COOP | CAN_DEFER }, /* as above */
 	{ "buffers", CAN_BUFFERS },
 	{ "multishot", CAN_MULTI },
 	{ "files", CAN_FILES },
@@ -117,7 +118,7 @@ int ring_open(struct proa_port *port, struct uring *uring, const struct proa_por
 	if (entries < ENTRIES_LEAST)
 		entries = ENTRIES_LEAST;
 	for (i = 0; i < sizeof flag_sets / sizeof flag_sets[0]; i++) {
-		if ((off & CAN_DEFER) && i < 2)
+		if (((off & CAN_DEFER) && i == 0) || ((off & CAN_COOP) && i == 1))
 			continue;
 		error = setup(uring, entries, flag_sets[i]);
 		/* Where io_uring_register() is forbidden nothing enables a ring. */

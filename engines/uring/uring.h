@@ -31,7 +31,8 @@ _Static_assert(_Alignof(struct proa_op) > TAG_MASK, "an op's address has room fo
 #define CAN_FILES      0x10u /* files by requests, not by workers */
 #define CAN_REGISTER   0x20u /* a registered ring descriptor */
 #define CAN_POLL_MULTI 0x40u /* multishot poll */
-#define CAN_ALL        0x7fu
+#define CAN_COOP       0x80u /* COOP_TASKRUN, where DEFER_TASKRUN is not */
+#define CAN_ALL        0xffu
 
 /* For a message's header until the kernel has read the request: it copies what
  * it needs when it takes the request in (IORING_FEAT_SUBMIT_STABLE). */

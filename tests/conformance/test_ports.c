@@ -2418,7 +2418,7 @@ static bool defers(void)
 
 	return linux_is(6, 1) &&
 	       (off == NULL || (strcmp(off, "all") != 0 && strcmp(off, "defer") != 0 &&
-				       strcmp(off, "ext_arg") != 0));
+				       strcmp(off, "coop") != 0 && strcmp(off, "ext_arg") != 0));
 }
 
 /* An engine that waits by a call which always fails has to say so to those who wait, and
