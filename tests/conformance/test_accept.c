@@ -199,6 +199,170 @@ TEST(13, "unix", unix_listener)
 	test_close(port);
 }
 
+/* ---- Rule 13: the other family ---- */
+
+/* Ends the test where the system has no IPv6, or not on loopback. */
+static void need_ipv6(void)
+{
+	struct proa_address loopback;
+	int fd = socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int bound = -1;
+
+	CHECK_INT(proa_address_parse(&loopback, "[::1]:0"), 0);
+	if (fd >= 0) {
+		bound = bind(fd, &loopback.to.any, loopback.length);
+		close(fd);
+	}
+	if (bound < 0)
+		SKIP("no IPv6 on loopback: %s", strerror(errno));
+}
+
+static unsigned port_number(const struct proa_address *address)
+{
+	const void *to = &address->to;
+
+	return ntohs(address->to.any.sa_family == AF_INET6
+			     ? ((const struct sockaddr_in6 *)to)->sin6_port
+			     : ((const struct sockaddr_in *)to)->sin_port);
+}
+
+/* Three bytes from one to the other. */
+static void send_three(struct proa_port *port, proa_handle from, proa_handle to, const char *bytes)
+{
+	struct record send, receive;
+	char room[4] = "---";
+
+	record_init(&send, port);
+	record_init(&receive, port);
+	proa_prep_recv(&receive.op, to, room, 3, PROA_ALL);
+	record_submit(&receive);
+	proa_prep_send(&send.op, from, bytes, 3, 0);
+	CHECK_INT(record_run(&send), 3);
+	RUN_UNTIL(port, receive.finals == 1);
+	CHECK_INT(receive.last, 3);
+	CHECK(memcmp(room, bytes, 3) == 0);
+}
+
+/* The two are ends of one connection: by their addresses, and by their bytes. */
+static void check_ends(struct proa_port *port, proa_handle client, proa_handle server)
+{
+	struct proa_address clients, servers;
+
+	CHECK_INT(proa_local_address(client, &clients), 0);
+	CHECK_INT(proa_peer_address(server, &servers), 0);
+	CHECK(same_address(&clients, &servers));
+	CHECK_INT(proa_peer_address(client, &clients), 0);
+	CHECK_INT(proa_local_address(server, &servers), 0);
+	CHECK(same_address(&clients, &servers));
+	send_three(port, client, server, "abc");
+	send_three(port, server, client, "xyz");
+}
+
+TEST(13, "IPv6", ipv6_listener)
+{
+	enum { CLIENTS = 3 };
+	struct proa_port *port = test_port();
+	struct proa_address address, peer, own;
+	struct accepting accepting;
+	struct record accept, dial;
+	proa_handle listener, clients[CLIENTS];
+
+	need_ipv6();
+	CHECK_INT(proa_listen(port, "[::1]:0", NULL, &listener), 0);
+	CHECK_INT(proa_local_address(listener, &address), 0);
+	CHECK_INT(address.to.any.sa_family, AF_INET6);
+	record_init(&accept, port);
+	record_init(&dial, port);
+	proa_prep_accept(&accept.op, listener, &peer, 0);
+	record_submit(&accept);
+	proa_prep_dial(&dial.op, &address, 0);
+	CHECK(record_run(&dial) >= 0);
+	RUN_UNTIL(port, accept.finals == 1);
+	CHECK(accept.last >= 0);
+	CHECK_INT(proa_local_address(dial.last, &own), 0);
+	CHECK_INT(peer.to.any.sa_family, AF_INET6);
+	CHECK(same_address(&peer, &own));
+	check_ends(port, dial.last, accept.last);
+	close_handle(port, dial.last);
+	close_handle(port, accept.last);
+
+	accepting_init(&accepting, port);
+	accepting_start(&accepting, listener);
+	for (int i = 0; i < CLIENTS; i++) {
+		CHECK_INT(proa_socket(port, &address, PROA_STREAM, &clients[i]), 0);
+		proa_prep_connect(&dial.op, clients[i], &address, 0);
+		CHECK_INT(record_run(&dial), 0);
+		RUN_UNTIL(port, accepting.count == i + 1);
+	}
+	for (int i = 0; i < CLIENTS; i++) {
+		check_ends(port, clients[i], accepting.handles[i]);
+		close_handle(port, clients[i]);
+	}
+	CHECK_INT(accepting.errors, 0);
+	accepting_end(&accepting);
+	accepting_close(&accepting);
+	close_handle(port, listener);
+	test_close(port);
+}
+
+/* A listener of all addresses takes those of IPv4 too, as "[::ffff:127.0.0.1]", unless it
+ * is of IPv6 only. (Its number may be somebody else's in IPv4 then: who was reached tells.) */
+TEST(13, "IPv6", ipv4_at_an_ipv6_listener)
+{
+	struct proa_port *port = test_port();
+
+	need_ipv6();
+	for (int only = 0; only < 2; only++) {
+		struct proa_listen_options options = { .only_v6 = (uint8_t)only };
+		struct proa_address address, peer, own;
+		struct record accept, dial, second;
+		char text[PROA_ADDRESS_TEXT], mapped[sizeof(text)];
+		proa_handle listener;
+		unsigned number;
+
+		CHECK_INT(proa_listen(port, "[::]:0", &options, &listener), 0);
+		CHECK_INT(proa_local_address(listener, &address), 0);
+		number = port_number(&address);
+		record_init(&accept, port);
+		record_init(&dial, port);
+		record_init(&second, port);
+		proa_prep_accept(&accept.op, listener, &peer, 0);
+		record_submit(&accept);
+		snprintf(text, sizeof(text), "127.0.0.1:%u", number);
+		CHECK_INT(proa_address_parse(&address, text), 0);
+		proa_prep_dial(&dial.op, &address, 0);
+		record_run(&dial);
+		snprintf(text, sizeof(text), "[::1]:%u", number);
+		CHECK_INT(proa_address_parse(&address, text), 0);
+		if (only) {
+			proa_prep_dial(&second.op, &address, 0);
+			CHECK(record_run(&second) >= 0);
+		} else {
+			CHECK(dial.last >= 0);
+		}
+		RUN_UNTIL(port, accept.finals == 1);
+		CHECK(accept.last >= 0);
+		CHECK_INT(peer.to.any.sa_family, AF_INET6);
+		if (only) {
+			check_ends(port, second.last, accept.last);
+			close_handle(port, second.last);
+		} else {
+			CHECK_INT(proa_local_address(dial.last, &own), 0);
+			snprintf(
+				mapped, sizeof(mapped), "[::ffff:127.0.0.1]:%u", port_number(&own));
+			CHECK(proa_address_text(&peer, text, sizeof(text)) > 0);
+			CHECK(strcmp(text, mapped) == 0);
+			send_three(port, dial.last, accept.last, "abc");
+			send_three(port, accept.last, dial.last, "xyz");
+		}
+		if (dial.last >= 0)
+			close_handle(port, dial.last);
+		close_handle(port, accept.last);
+		close_handle(port, listener);
+	}
+	test_close(port);
+}
+
 TEST(13, "multishot", two_on_one_listener)
 {
 	enum { CLIENTS = 60 };
