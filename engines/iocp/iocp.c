@@ -258,12 +258,15 @@ static int iocp_descriptor(struct proa_port *port)
 	return -1;
 }
 
-/* What is no number in the range that has a meaning is passed over. */
-static unsigned accepts_least(void)
+/* The program's word, else the environment's, of which is passed over what is no number
+ * in the range that has a meaning. */
+static unsigned accepts_least(const struct proa_port_options *options)
 {
 	const char *text = system_variable("PROA_ACCEPTS");
 	unsigned long asked = text == NULL ? 0 : strtoul(text, NULL, 10);
 
+	if (options->accepts > 0)
+		return options->accepts < ACCEPTS_MOST ? options->accepts : ACCEPTS_MOST;
 	return asked >= 1 && asked <= ACCEPTS_MOST ? (unsigned)asked : ACCEPTS_LEAST;
 }
 
@@ -273,13 +276,12 @@ static int iocp_open(
 	struct iocp *iocp = calloc(1, sizeof *iocp);
 	int error;
 
-	(void)options;
 	if (iocp == NULL) {
 		snprintf(why, size, "no memory");
 		return PROA_ENOMEM;
 	}
 	iocp->helper = -1;
-	iocp->accepts_least = accepts_least();
+	iocp->accepts_least = accepts_least(options);
 	iocp->port = CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, 1);
 	if (iocp->port == NULL) {
 		error = windows_error();

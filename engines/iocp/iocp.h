@@ -88,7 +88,8 @@ struct large {
 };
 
 #define ACCEPTS_MOST 64
-/* Calls of a multishot accept to begin with, and at the least: PROA_ACCEPTS, or this. */
+/* Calls of a multishot accept to begin with, and at the least, where neither the port's
+ * options nor PROA_ACCEPTS say how many. */
 #define ACCEPTS_LEAST 4
 
 /* An accept op: calls that wait for connections, each with a socket made ahead. */

@@ -23,6 +23,9 @@ struct proa_port_options {
 	uint32_t max_inflight; /* 0: no limit; past it ops complete with EAGAIN */
 	uint32_t workers; /* most worker threads; 0: 4 */
 	uint32_t concurrency; /* shared: threads that run at once; 0: one a CPU */
+	uint32_t accepts; /* iocp: AcceptEx() calls that a multishot accept has in flight
+	                   * at the least; 0: PROA_ACCEPTS, or 4; at most 64. Other
+	                   * engines post none ahead, and ignore it */
 };
 
 /* What proa_port_open() calls: `size` is that of the caller's struct, which may be

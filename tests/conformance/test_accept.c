@@ -395,6 +395,35 @@ TEST(13, "multishot", two_on_one_listener)
 	test_close(port);
 }
 
+/* How many calls wait ahead is a hint, which most engines have no use for. */
+TEST(13, "multishot", accepts_posted_ahead)
+{
+	static const uint32_t asked[] = { 1, 9, UINT32_MAX };
+	enum { CLIENTS = 20 };
+
+	for (unsigned i = 0; i < sizeof(asked) / sizeof(asked[0]); i++) {
+		const struct proa_port_options options = { .accepts = asked[i] };
+		struct proa_port *port = test_port_with(&options);
+		struct proa_address address;
+		proa_handle listener = listen_here(port, &address);
+		struct accepting accepting;
+		int clients[CLIENTS];
+
+		accepting_init(&accepting, port);
+		accepting_start(&accepting, listener);
+		for (int j = 0; j < CLIENTS; j++)
+			clients[j] = tcp_connect_to(&address);
+		RUN_UNTIL(port, accepting.count == CLIENTS);
+		CHECK_INT(accepting.errors, 0);
+		accepting_end(&accepting);
+		for (int j = 0; j < CLIENTS; j++)
+			close(clients[j]);
+		accepting_close(&accepting);
+		close_handle(port, listener);
+		test_close(port);
+	}
+}
+
 /* Of several whose client has reset them, the last lives: its socket. */
 static int last_that_lives(const struct proa_address *address)
 {

@@ -193,10 +193,12 @@ static void visit(const struct proa_address *address)
 	closesocket(client);
 }
 
-/* How many calls an accept that goes on has in flight, with `value` in the
- * environment; after `clients` have come at once; and after `later` one by one. */
-static unsigned calls_in_flight(const char *value, int clients, int later)
+/* How many calls an accept that goes on has in flight, with `value` in the environment
+ * and `asked` in the options; after `clients` have come at once; and after `later` one
+ * by one. */
+static unsigned calls_in_flight(const char *value, uint32_t asked, int clients, int later)
 {
+	const struct proa_port_options options = { .engine = "iocp", .accepts = asked };
 	struct proa_port *port;
 	struct proa_address address;
 	struct acceptor *acceptor;
@@ -205,7 +207,7 @@ static unsigned calls_in_flight(const char *value, int clients, int later)
 	unsigned count;
 
 	_putenv_s("PROA_ACCEPTS", value == NULL ? "" : value);
-	port = open_port();
+	assert_int_equal(proa_port_open(&options, &port), 0);
 	assert_int_equal(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
 	assert_int_equal(proa_local_address(listener, &address), 0);
 	proa_op_init(&op, port, NULL);
@@ -238,16 +240,20 @@ static unsigned calls_in_flight(const char *value, int clients, int later)
 static void accepts_in_flight(void **state)
 {
 	(void)state;
-	assert_int_equal(calls_in_flight(NULL, 0, 0), 4);
-	assert_int_equal(calls_in_flight("1", 0, 0), 1);
-	assert_int_equal(calls_in_flight("40", 0, 0), 40);
-	assert_int_equal(calls_in_flight("65", 0, 0), 4);
-	assert_int_equal(calls_in_flight("many", 0, 0), 4);
+	assert_int_equal(calls_in_flight(NULL, 0, 0, 0), 4);
+	assert_int_equal(calls_in_flight("1", 0, 0, 0), 1);
+	assert_int_equal(calls_in_flight("40", 0, 0, 0), 40);
+	assert_int_equal(calls_in_flight("65", 0, 0, 0), 4);
+	assert_int_equal(calls_in_flight("many", 0, 0, 0), 4);
+	/* The options' word counts more. */
+	assert_int_equal(calls_in_flight(NULL, 1, 0, 0), 1);
+	assert_int_equal(calls_in_flight("40", 7, 0, 0), 7);
+	assert_int_equal(calls_in_flight(NULL, UINT32_MAX, 0, 0), ACCEPTS_MOST);
 	/* 4, 8 and 16 are used up, of 32 two. */
-	assert_int_equal(calls_in_flight(NULL, 30, 0), 31);
+	assert_int_equal(calls_in_flight(NULL, 0, 30, 0), 31);
 	/* One in a turn is few, but not one of eight; and it ends where it began. */
-	assert_int_equal(calls_in_flight(NULL, 30, 80), 8);
-	assert_int_equal(calls_in_flight("20", 30, 80), 20);
+	assert_int_equal(calls_in_flight(NULL, 0, 30, 80), 8);
+	assert_int_equal(calls_in_flight("20", 0, 30, 80), 20);
 	_putenv_s("PROA_ACCEPTS", "");
 }
 
