@@ -267,41 +267,80 @@ TEST_COLD(22, "regression: threads that start together", first_ports_at_once)
 
 #define CONNECTIONS 5000
 
-/* Each can be heard while all are open. */
+/* What the accept brought. */
+struct crowd {
+	struct record accept;
+	proa_handle handles[CONNECTIONS];
+	int count;
+};
+
+static void note_one_more(struct record *record, const struct proa_completion *c)
+{
+	struct crowd *crowd = record->data;
+
+	if (record->finals > 0)
+		return;
+	CHECK(c->result >= 0 && crowd->count < CONNECTIONS);
+	crowd->handles[crowd->count++] = c->result;
+}
+
+/* Connects plain sockets, while an accept that goes on takes what comes. */
+static void crowd_gather(struct crowd *crowd, struct proa_port *port, int *peers)
+{
+	struct proa_address address;
+	proa_handle listener;
+
+	CHECK_INT(proa_listen(port, "127.0.0.1:0", NULL, &listener), 0);
+	CHECK_INT(proa_local_address(listener, &address), 0);
+	record_init(&crowd->accept, port);
+	crowd->accept.then = note_one_more;
+	crowd->accept.data = crowd;
+	proa_prep_accept_multi(&crowd->accept.op, listener, 0);
+	record_submit(&crowd->accept);
+	for (int i = 0; i < CONNECTIONS; i++) {
+		peers[i] = tcp_connect_to(&address);
+		/* No more wait than any backlog has room for. */
+		if (i % 50 == 49)
+			RUN_UNTIL(port, crowd->count == i + 1);
+	}
+	close_handle(port, listener);
+	CHECK_INT(crowd->accept.finals, 1);
+}
+
+/* Each can be heard while all are open. Which is whose, its bytes say. */
 TEST_WITHIN(10, "5,000 connections at once", five_thousand_connections, 120)
 {
 	struct proa_port *port = test_port();
-	struct proa_address address;
+	struct crowd *crowd = calloc(1, sizeof(*crowd));
 	struct record *receives = calloc(CONNECTIONS, sizeof(*receives));
-	struct ends *all = calloc(CONNECTIONS, sizeof(*all));
-	char *bytes = calloc(CONNECTIONS, 1);
-	int listener;
+	int *peers = calloc(CONNECTIONS, sizeof(*peers));
+	int32_t *numbers = calloc(CONNECTIONS, sizeof(*numbers));
+	bool *heard = calloc(CONNECTIONS, sizeof(*heard));
 
-	CHECK(receives != NULL && all != NULL && bytes != NULL);
-	listener = tcp_listener(128, &address);
+	CHECK(crowd != NULL && receives != NULL && peers != NULL && numbers != NULL &&
+		heard != NULL);
+	crowd_gather(crowd, port, peers);
 	for (int i = 0; i < CONNECTIONS; i++) {
-		all[i].peer = tcp_connect_to(&address);
-		all[i].ours = CHECK_SYSTEM(accept(listener, NULL, NULL));
 		record_init(&receives[i], port);
-		proa_prep_recv(&receives[i].op, all[i].ours, &bytes[i], 1, 0);
+		proa_prep_recv(&receives[i].op, crowd->handles[i], &numbers[i], sizeof(numbers[i]),
+			PROA_ALL);
 		record_submit(&receives[i]);
 	}
 	CHECK(proa_run_once(port, 0) >= 0);
-	for (int i = 0; i < CONNECTIONS; i++) {
-		char byte = (char)('a' + i % 26);
-
-		peer_write(all[i].peer, &byte, 1);
-	}
+	for (int32_t i = 0; i < CONNECTIONS; i++)
+		peer_write(peers[i], &i, sizeof(i));
 	RUN_UNTIL_WITHIN(port, proa_in_flight(port) == 0, 60 * PROA_SECOND);
 	for (int i = 0; i < CONNECTIONS; i++) {
-		CHECK_INT(receives[i].last, 1);
-		CHECK_INT(bytes[i], 'a' + i % 26);
-		close(all[i].peer);
-		CHECK_INT(proa_discard(port, all[i].ours), 0);
+		CHECK_INT(receives[i].last, sizeof(numbers[i]));
+		CHECK(numbers[i] >= 0 && numbers[i] < CONNECTIONS && !heard[numbers[i]]);
+		heard[numbers[i]] = true;
+		close(peers[i]);
+		CHECK_INT(proa_discard(port, crowd->handles[i]), 0);
 	}
-	close(listener);
 	test_close(port);
+	free(crowd);
 	free(receives);
-	free(all);
-	free(bytes);
+	free(peers);
+	free(numbers);
+	free(heard);
 }
