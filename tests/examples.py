@@ -586,6 +586,15 @@ def m_jobs(where, engine):
     expect(match is not None and 1 <= int(match[1]) <= 4, repr(out))
 
 
+def raw_iocp(where, _engine):
+    """Windows' completion ports without proa: what the book compares with."""
+    port = free_port()
+    with Program(None, where.program("raw_iocp"), port) as program:
+        program.reachable(port)
+        check_echo(port)
+        program.ends(-signal.SIGTERM, signal.SIGTERM)
+
+
 # ---- documents ---------------------------------------------------------------
 
 
@@ -731,12 +740,13 @@ def main():
     if "io_uring" in engines and refused_by_kernel() is not None:
         print(f"skip io_uring: the kernel says {refused_by_kernel()}")
         engines.remove("io_uring")
-    jobs = [(documents_compile, None)] + [(case, engine) for case in CASES for engine in engines]
+    once = [documents_compile] + ([raw_iocp] if WINE else [])
+    jobs = [(case, None) for case in once] + [(case, engine) for case in CASES for engine in engines]
     only = set(filter(None, options.only.split(",")))
     if only:
         jobs = [job for job in jobs if all(
             not (only & names) or key in only
-            for key, names in ((job[0].__name__, {c.__name__ for c in CASES} | {"documents_compile"}),
+            for key, names in ((job[0].__name__, {c.__name__ for c in (*CASES, *once)}),
                                (job[1], set(known))))]
     with wine_kept(), concurrent.futures.ThreadPoolExecutor(3) as pool:
         verdicts = list(pool.map(lambda job: run(job[0], where, job[1]), jobs))

@@ -1,5 +1,5 @@
 /* An echo server on Windows' completion ports alone: what docs/book/3-from-iocp.md
- * compares ours with. Compiled by the tests, so that the chapter tells no tales.
+ * compares ours with. tests/examples.py runs it, so that the chapter tells no tales.
  *
  *   raw_iocp [PORT]         7000 if none is given */
 #include <winsock2.h>
@@ -85,10 +85,12 @@ static void serve(struct conn *conn, BOOL ok, DWORD bytes)
 {
 	switch (conn->doing) {
 	case ACCEPTING:
-		if (ok)
+		if (ok) {
 			accepted(conn);
-		else
+		} else { /* a client that was gone already */
+			accept_next();
 			conn_close(conn);
+		}
 		break;
 	case RECEIVING:
 		conn->length = bytes;
