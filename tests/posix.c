@@ -436,7 +436,7 @@ int posix_socket(int family, int type, int protocol)
 	int plain = type & ~(SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (family == AF_UNIX)
-		posix_lacks("no UNIX sockets on Windows");
+		posix_lacks("no UNIX sockets: the tests' layer over Winsock makes none");
 	begin_winsock();
 	fd = WSASocketW(family, plain, protocol, NULL, 0,
 		WSA_FLAG_OVERLAPPED | (type & SOCK_CLOEXEC ? WSA_FLAG_NO_HANDLE_INHERIT : 0));
@@ -579,7 +579,7 @@ int posix_pair(int pair[2])
 int posix_socketpair(int pair[2])
 {
 	pair[0] = pair[1] = -1;
-	posix_lacks("no UNIX sockets on Windows");
+	posix_lacks("no UNIX sockets: the tests' layer over Winsock makes none");
 }
 
 int posix_poll(struct pollfd *fds, unsigned long count, int ms)

@@ -63,8 +63,8 @@ int windows_socket(int family, int type)
 {
 	SOCKET s;
 
-	/* Windows 10 has such sockets, but no AcceptEx() or ConnectEx() for them: no
-	 * engine that could serve them is there to be preferred. */
+	/* Windows 10 has such sockets, with parts left out, and wine 8 has none: what the
+	 * engines made of them nothing could show. See windows.md. */
 	if (family == AF_UNIX)
 		return PROA_EAFNOSUPPORT;
 	s = WSASocketW(family, type, 0, NULL, 0, WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);

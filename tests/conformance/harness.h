@@ -90,7 +90,8 @@ int test_system(const char *file, int line, const char *text, long long value);
 		SKIP(__VA_ARGS__);        \
 	}
 #ifdef _WIN32
-#	define SKIP_WITHOUT_UNIX_SOCKETS() SKIP("no UNIX sockets on Windows")
+#	define SKIP_WITHOUT_UNIX_SOCKETS() \
+		SKIP("proa makes no UNIX sockets on Windows, by decision: see windows.md")
 #else
 #	define SKIP_WITHOUT_UNIX_SOCKETS() ((void)0)
 #endif

@@ -497,13 +497,13 @@ TEST(13, "aborted", single_accepts_of_what_is_gone)
 /* ---- Rule 13: want of descriptors ---- */
 
 #ifdef _WIN32
-NOT_HERE(
-	13, "want of descriptors", pauses_and_resumes, "Windows sets a process no limit of handles")
-NOT_HERE(
-	13, "want of descriptors", paused_accept_ends, "Windows sets a process no limit of handles")
-NOT_HERE(13, "want of descriptors", single_accept, "Windows sets a process no limit of handles")
-NOT_HERE(13, "want of descriptors", dial_without_descriptors,
-	"Windows sets a process no limit of handles")
+#	define NO_LIMIT                                                               \
+		"Windows sets a process no limit of handles to run into; tests/fault " \
+		"has AcceptEx() and WSASocketW() fail for want of them"
+NOT_HERE(13, "want of descriptors", pauses_and_resumes, NO_LIMIT)
+NOT_HERE(13, "want of descriptors", paused_accept_ends, NO_LIMIT)
+NOT_HERE(13, "want of descriptors", single_accept, NO_LIMIT)
+NOT_HERE(13, "want of descriptors", dial_without_descriptors, NO_LIMIT)
 #else
 
 #	define PADS 2048
