@@ -10,11 +10,14 @@ static void close_cancel(struct proa_port *port, struct proa_op *close)
 {
 	struct handle *handle = handle_find(port, close->handle_);
 
-	if (close->state_ == OP_LINKED && (close->options_ & OPT_QUEUED))
+	if (handle == NULL || (close->state_ == OP_LINKED && (close->options_ & OPT_QUEUED)))
 		return; /* it finds out when it starts */
 	if (close->state_ == OP_LINKED && (handle->state & HANDLE_CLOSING)) {
-		/* Another close of the handle has come before it. */
+		/* Another close of the handle has come before it: that one closes. */
 		flight(close)->is.before->next_ = NULL;
+		op_unlist(port, close, &handle->others);
+		handle->undelivered++;
+		close->handle_ = PROA_NO_HANDLE;
 		op_end(port, close, PROA_EBADF, 0);
 	} else if (close->state_ == OP_CLOSING && (handle->state & HANDLE_FLUSHING)) {
 		handle->state &= (uint8_t)~HANDLE_FLUSHING;

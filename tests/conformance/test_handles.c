@@ -807,6 +807,67 @@ TEST(17, "completes last", close_can_not_be_cancelled)
 	test_close(port);
 }
 
+/* A chain would have closed the handle later: now it finds it closed. */
+TEST(17, "completes last", close_overtakes_that_of_a_chain)
+{
+	struct proa_port *port = test_port();
+
+	for (int way = 0; way < 3; way++) {
+		struct ends ends = pair_ends();
+		struct record timer, linked, last, closing;
+
+		record_init(&timer, port);
+		record_init(&linked, port);
+		record_init(&last, port);
+		record_init(&closing, port);
+		proa_prep_timer(&timer.op, way == 0 ? 0 : 20 * PROA_MILLISECOND);
+		proa_prep_close(&linked.op, ends.ours, 0);
+		proa_prep_timer(&last.op, 0);
+		proa_link(&timer.op, &linked.op, recorded);
+		if (way == 2)
+			proa_link(&linked.op, &last.op, recorded);
+		record_submit(&timer);
+		proa_prep_close(&closing.op, ends.ours, 0);
+		record_submit(&closing);
+		CHECK_INT(proa_run(port), 0);
+		CHECK_INT(timer.last, 0);
+		CHECK_INT(linked.last, PROA_EBADF);
+		CHECK_INT(closing.last, 0);
+		CHECK(linked.order < closing.order);
+		CHECK_INT(last.last, way == 2 ? PROA_ECANCELED : 0);
+		CHECK_INT(
+			timer.count + linked.count + last.count + closing.count, way == 2 ? 4 : 3);
+		CHECK(!is_open(ends.ours));
+		close(ends.peer);
+	}
+	test_close(port);
+}
+
+/* A close of nothing that waits in a chain is nobody's, and is not asked to end. */
+TEST(17, "bad input", linked_close_of_nothing)
+{
+	struct proa_port *port = test_port();
+	struct record timer, linked;
+
+	for (int way = 0; way < 2; way++) {
+		record_init(&timer, port);
+		record_init(&linked, port);
+		proa_prep_timer(&timer.op, PROA_MILLISECOND);
+		proa_prep_close(&linked.op, PROA_NO_HANDLE, 0);
+		proa_link(&timer.op, &linked.op, recorded);
+		record_submit(&timer);
+		if (way == 0)
+			proa_cancel(&linked.op);
+		else
+			proa_cancel_all(port);
+		CHECK_INT(proa_run(port), 0);
+		CHECK_INT(timer.last, way == 0 ? 0 : PROA_ECANCELED);
+		CHECK_INT(linked.last, PROA_EBADF);
+		CHECK_INT(timer.count + linked.count, 2);
+	}
+	test_close(port);
+}
+
 TEST(17, "completes last", close_runs_on_a_shut_port)
 {
 	struct proa_port *port = test_port();
