@@ -658,11 +658,30 @@ static bool multi_end(
 	return false;
 }
 
+/* The engine has stopped, for the pause that it was asked for or before it heard of
+ * that: true if the handle's share lets the receive go on. */
+static bool goes_on(struct proa_port *port, struct proa_op *op, struct handle *handle)
+{
+	const struct proa_pool *pool = op->buffer_;
+
+	if (handle->lent < pool->per_handle)
+		surplus_deliver(port, op, handle, false);
+	if (*surplus(op) != NULL || handle->lent >= pool->per_handle) {
+		op_pause(port, op, OPT_SHARE);
+		return false;
+	}
+	if (op->options_ & OPT_SHARE) {
+		op->options_ &= (uint16_t)~OPT_SHARE;
+		if (op->timer_ != 0)
+			op_limit(port, op);
+	}
+	return true;
+}
+
 static bool multi_received(struct proa_port *port, struct proa_op *op, struct handle *handle,
 	struct proa_buffer *buffer, int32_t result, bool armed)
 {
 	struct proa_pool *pool = op->buffer_;
-	bool full;
 
 	if (op->options_ & OPT_NO_MORE) {
 		put_back(port, pool, buffer);
@@ -675,9 +694,9 @@ static bool multi_received(struct proa_port *port, struct proa_op *op, struct ha
 	}
 	if (op->timeout_ != PROA_FOREVER)
 		op_limit(port, op);
-	full = handle->lent >= pool->per_handle || *surplus(op) != NULL;
 	if (armed) {
-		if (full && (op->options_ & (OPT_SHARE | OPT_CANCEL)) == 0) {
+		if ((handle->lent >= pool->per_handle || *surplus(op) != NULL) &&
+			(op->options_ & (OPT_SHARE | OPT_CANCEL)) == 0) {
 			op->options_ |= OPT_SHARE; /* as soon as the engine has stopped */
 			if (op->timer_ != 0)
 				op_limit(port, op);
@@ -687,10 +706,7 @@ static bool multi_received(struct proa_port *port, struct proa_op *op, struct ha
 	}
 	if (op->options_ & OPT_CANCEL)
 		return multi_end(port, op, handle, PROA_ECANCELED);
-	if (!full)
-		return true;
-	op_pause(port, op, OPT_SHARE);
-	return false;
+	return goes_on(port, op, handle);
 }
 
 /* No buffer was there for data that is: wait for one. */
@@ -727,12 +743,8 @@ static bool pool_ended(struct proa_port *port, struct proa_op *op, int32_t resul
 	bool again = false;
 
 	if ((result == PROA_ECANCELED || result == STEP_NO_BUFFER) && went_on(op)) {
-		op->options_ &= (uint16_t)~OPT_SHARE;
-		if (handle->lent < pool->per_handle)
-			surplus_deliver(port, op, handle, false);
-		if (*surplus(op) == NULL && handle->lent < pool->per_handle)
+		if (goes_on(port, op, handle))
 			return true;
-		op_pause(port, op, OPT_SHARE);
 	} else if (result == STEP_NO_BUFFER && (op->options_ & OPT_CANCEL) == 0) {
 		return starved(port, op, pool);
 	} else {

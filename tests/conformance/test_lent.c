@@ -967,6 +967,66 @@ TEST(11, "share", pause_stops_the_timeout)
 	test_close(port);
 }
 
+static void burst_received(struct record *record, const struct proa_completion *c)
+{
+	struct proa_buffer *buffer = proa_lent(c), **held = record->data;
+
+	if (buffer == NULL)
+		return;
+	CHECK_BYTES(buffer->data, buffer->length, record->number);
+	record->number += buffer->length;
+	if (held == NULL) {
+		proa_give_back(buffer);
+		return;
+	}
+	for (int i = 0; i < 4; i++)
+		if (held[i] == NULL) {
+			held[i] = buffer;
+			return;
+		}
+	test_fail(__FILE__, __LINE__, "more is lent than its share");
+}
+
+/* More messages at once than the system has room to tell of: where it receives on by
+ * itself it gives up, while it is being asked to stop. */
+TEST(11, "share", more_at_once_than_there_is_room_for)
+{
+	struct proa_port_options options = { .entries = 8 };
+	struct proa_port *port = test_port_with(&options);
+	struct proa_pool *pool = open_pool(port, 16, 64, 1024, 4);
+	struct proa_buffer *held[4] = { NULL };
+	struct ends ends = pair_ends();
+	struct record record;
+	unsigned char bytes[16 * 400];
+
+	fill_bytes(bytes, sizeof bytes, 0);
+	record_init(&record, port);
+	record.then = burst_received;
+	peer_write(ends.peer, bytes, sizeof bytes);
+	proa_prep_recv_multi(&record.op, ends.ours, pool, 0);
+	proa_op_timeout(&record.op, 10 * PROA_SECOND);
+	record_submit(&record);
+	RUN_UNTIL(port, record.number == sizeof bytes);
+	/* Its share still holds, */
+	record.data = held;
+	record.number = 0;
+	peer_write(ends.peer, bytes, 16 * 100);
+	RUN_UNTIL(port, held[3] != NULL);
+	run_quiet(port);
+	record.data = NULL;
+	for (int i = 0; i < 4; i++)
+		proa_give_back(held[i]);
+	RUN_UNTIL(port, record.number == 16 * 100);
+	/* and its limit in time. */
+	proa_op_timeout(&record.op, 20 * PROA_MILLISECOND);
+	RUN_UNTIL(port, record.finals == 1);
+	CHECK_INT(record.last, PROA_ETIMEDOUT);
+	close_ends(port, &ends);
+	CHECK_INT(pool_lent(pool), 0);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 /* Many handles at their share and an empty pool at once, in random order:
  * every byte arrives, once, in order. */
 static struct proa_buffer *storm_held[64];
