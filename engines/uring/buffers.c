@@ -132,6 +132,10 @@ void buffers_reclaim(struct proa_port *port, struct proa_pool *pool)
 
 	if (ring == NULL || ring == &no_ring || ring->provided == 0)
 		return;
+	/* Buffers that it used for completions which it keeps to itself can't be counted:
+	 * what is left is the kernel's until the queue has room again. */
+	if (cq_has_overflown(uring))
+		return;
 	if (io_uring_unregister_buf_ring(&uring->ring, ring->group) != 0)
 		return;
 	used = used_untold(uring, pool) - ring->untold;

@@ -98,6 +98,9 @@ static int32_t start_direct(struct proa_port *port, struct proa_op *op, uint32_t
 		return op_sends(op) ? uring_nap(port, op) : PROA_EAGAIN;
 	if (result == PROA_EAGAIN && op_borrows(op))
 		pool_unwanted(op->buffer_);
+	/* There may be some that can't be had now: see buffers_reclaim(). */
+	if (result == STEP_NO_BUFFER && cq_has_overflown(uring_of(port)))
+		return STEP_FULL;
 	return result == PROA_EAGAIN ? uring_poll(port, op) : result;
 }
 

@@ -92,6 +92,13 @@ static inline bool uring_cq_empty(const struct uring *uring)
 	return *uring->ring.cq.khead == __atomic_load_n(uring->ring.cq.ktail, __ATOMIC_ACQUIRE);
 }
 
+/* Does the kernel keep completions that its queue had no room for? */
+static inline bool cq_has_overflown(const struct uring *uring)
+{
+	return (__atomic_load_n(uring->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_CQ_OVERFLOW) !=
+	       0;
+}
+
 static inline uint64_t tagged(const struct proa_op *op, unsigned tag)
 {
 	return (uint64_t)(uintptr_t)op | tag;

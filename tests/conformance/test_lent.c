@@ -237,6 +237,57 @@ TEST(11, "lending", taken_by_hand)
 	test_close(port);
 }
 
+/* More receives than the system has room to tell of, and what they have not used is
+ * taken by hand: no buffer has two owners. */
+TEST(11, "lending", taken_by_hand_from_under_receives)
+{
+	enum { MANY = 64 };
+	struct proa_port_options options = { .entries = 8 };
+	struct proa_port *port = test_port_with(&options);
+	struct proa_pool *pool = open_pool(port, 16, MANY, MANY, 0);
+	struct proa_buffer *taken[MANY];
+	struct ends ends[MANY], pipe = pipe_ends(false);
+	struct record records[MANY], piped;
+	unsigned count = 0, got = 0;
+
+	for (int i = 0; i < MANY; i++) {
+		ends[i] = pair_ends();
+		peer_write(ends[i].peer, &i, sizeof i);
+		record_init(&records[i], port);
+		start_lent(&records[i], ends[i].ours, pool);
+	}
+	for (; count < MANY && (taken[count] = proa_pool_take(pool)) != NULL; count++)
+		memset(taken[count]->data, 0xee, 16);
+	/* One that takes its buffer itself waits like the others. */
+	peer_write(pipe.peer, "x", 1);
+	record_init(&piped, port);
+	start_lent(&piped, pipe.ours, pool);
+	run_quiet(port);
+	for (int i = 0; i < MANY; i++)
+		got += records[i].finals;
+	got += piped.finals;
+	CHECK_INT(got + count, MANY);
+	for (unsigned i = 0; i < count; i++) {
+		for (int at = 0; at < 16; at++)
+			CHECK_INT(taken[i]->data[at], 0xee);
+		proa_give_back(taken[i]);
+	}
+	for (int i = 0; i < MANY; i++) {
+		RUN_UNTIL(port, records[i].finals == 1);
+		CHECK_INT(records[i].last, (int)sizeof i);
+		CHECK(memcmp(records[i].lent[0]->data, &i, sizeof i) == 0);
+		proa_give_back(records[i].lent[0]);
+		close_ends(port, &ends[i]);
+	}
+	RUN_UNTIL(port, piped.finals == 1);
+	CHECK_INT(piped.last, 1);
+	proa_give_back(piped.lent[0]);
+	close_ends(port, &pipe);
+	CHECK_INT(pool_lent(pool), 0);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
 TEST(11, "lending", pool_grows_to_its_limit)
 {
 	struct proa_port *port = test_port();
