@@ -13,7 +13,15 @@
 
 unsigned process_generation;
 #ifndef _WIN32
-_Thread_local char thread_mark;
+_Thread_local const void *thread_mark;
+
+const void *thread_self_first(void)
+{
+	static atomic_uintptr_t threads;
+
+	thread_mark = (const void *)(atomic_fetch_add(&threads, 1) + 1);
+	return thread_mark;
+}
 #endif
 
 static thread_preparation process_preparation = THREAD_PREPARATION;

@@ -251,8 +251,10 @@ struct proa_port {
 	char why[256]; /* proa_engine_why() */
 };
 
-/* The calling thread: an address that no other living thread has. One byte of
- * static TLS, which a shared library may have, makes it a single instruction. */
+/* The calling thread: on Unix a number that no other has or had (the address of a
+ * thread that has ended may be a new one's, which the kernel tells apart), given out when
+ * it is first asked for. A word of static TLS, which a shared library may have, makes it
+ * a single load. */
 #ifdef _WIN32
 static inline const void *thread_self(void)
 {
@@ -267,13 +269,14 @@ static inline const void *thread_self(void)
 }
 #else
 #	ifdef __ELF__
-extern _Thread_local char thread_mark __attribute__((tls_model("initial-exec")));
+extern _Thread_local const void *thread_mark __attribute__((tls_model("initial-exec")));
 #	else
-extern _Thread_local char thread_mark;
+extern _Thread_local const void *thread_mark;
 #	endif
+const void *thread_self_first(void);
 static inline const void *thread_self(void)
 {
-	return &thread_mark;
+	return LIKELY(thread_mark != NULL) ? thread_mark : thread_self_first();
 }
 #endif
 

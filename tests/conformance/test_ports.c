@@ -432,7 +432,13 @@ static void *leave_ops(void *argument)
 	return NULL;
 }
 
-TEST(19, "close when the port's thread has ended", port_closed_with_the_ops_of_another_thread)
+static void *close_port(void *argument)
+{
+	test_close(argument);
+	return NULL;
+}
+
+static void ops_of_another_thread(bool closed_by_a_third)
 {
 	static struct estate estate;
 	pthread_t thread;
@@ -442,7 +448,12 @@ TEST(19, "close when the port's thread has ended", port_closed_with_the_ops_of_a
 		estate.ends[i] = pair_ends();
 	CHECK_INT(pthread_create(&thread, NULL, leave_ops, &estate), 0);
 	CHECK_INT(pthread_join(thread, NULL), 0);
-	test_close(estate.port);
+	if (closed_by_a_third) {
+		CHECK_INT(pthread_create(&thread, NULL, close_port, estate.port), 0);
+		CHECK_INT(pthread_join(thread, NULL), 0);
+	} else {
+		test_close(estate.port);
+	}
 	for (int i = 0; i < 6; i++) {
 		CHECK_INT(estate.records[i].finals, 1);
 		CHECK_INT(estate.records[i].last, PROA_ECANCELED);
@@ -451,6 +462,17 @@ TEST(19, "close when the port's thread has ended", port_closed_with_the_ops_of_a
 		close(estate.ends[i].ours);
 		close(estate.ends[i].peer);
 	}
+}
+
+TEST(19, "close when the port's thread has ended", port_closed_with_the_ops_of_another_thread)
+{
+	ops_of_another_thread(false);
+}
+
+/* It may have been given the stack of the one that has ended, and all that is there. */
+TEST(19, "close when the port's thread has ended", port_closed_by_the_next_thread)
+{
+	ops_of_another_thread(true);
 }
 
 /* ---- Rule 21 ---- */
