@@ -645,7 +645,8 @@ static bool multi_end(
 	if (op->options_ & OPT_NO_MORE)
 		surplus_drop(port, op);
 	else
-		surplus_deliver(port, op, handle, result == PROA_ECANCELED);
+		surplus_deliver(port, op, handle,
+			result == PROA_ECANCELED || (op->options_ & OPT_CANCEL) != 0);
 	if (op->state_ == OP_READY)
 		return false;
 	if (*surplus(op) != NULL) {

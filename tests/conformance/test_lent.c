@@ -1543,6 +1543,56 @@ TEST(11, "ends", close_returns_what_was_not_dequeued)
 	test_close(port);
 }
 
+/* What had come in beyond the share is handed over then, and after it the stream's own
+ * end: it had come to it before it was asked to end. */
+TEST(11, "ends", ended_receive_at_its_share_ends)
+{
+	for (int way = 0; way < 3; way++) {
+		struct proa_port *port = test_port();
+		struct proa_pool *pool = open_pool(port, 16, 64, 1024, 1);
+		struct ends ends = pair_ends();
+		struct record record;
+		unsigned char bytes[64];
+		size_t got = 0;
+
+		fill_bytes(bytes, sizeof bytes, 0);
+		peer_write(ends.peer, bytes, sizeof bytes);
+		close(ends.peer);
+		record_init(&record, port);
+		start_multi(&record, ends.ours, pool);
+		RUN_UNTIL(port, record.count == 1);
+		run_quiet(port);
+		CHECK_INT(record.count, 1);
+		if (way == 0)
+			proa_cancel(&record.op);
+		else if (way == 1)
+			proa_op_deadline(&record.op, 1);
+		else
+			test_close(port);
+		if (way < 2)
+			RUN_UNTIL(port, record.finals == 1);
+		CHECK_INT(record.finals, 1);
+		for (unsigned i = 0; i < record.count - 1; i++) {
+			CHECK_BYTES(record.lent[i]->data, record.lent[i]->length, got);
+			got += record.lent[i]->length;
+			proa_give_back(record.lent[i]);
+		}
+		/* It had all, or the rest is still in the stream. */
+		if (record.last == 0)
+			CHECK_INT(got, sizeof bytes);
+		else
+			CHECK_INT(record.last, way == 1 ? PROA_ETIMEDOUT : PROA_ECANCELED);
+		if (way < 2)
+			close_handle(port, ends.ours);
+		else
+			close(ends.ours);
+		CHECK_INT(pool_lent(pool), 0);
+		proa_pool_close(pool);
+		if (way < 2)
+			test_close(port);
+	}
+}
+
 TEST(11, "ends", reset_ends_a_multishot)
 {
 	struct proa_port *port = test_port();
