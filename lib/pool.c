@@ -326,6 +326,23 @@ static const struct proa_op *pool_user(const struct proa_port *port, const struc
 	return pool->queue;
 }
 
+static void share_freed(struct proa_port *port, proa_handle fd, uint8_t generation);
+
+/* Of a pool that closes what is lent counts among no handle's share any more, for its
+ * port is not told when it comes back. */
+static void shares_freed(struct proa_port *port, struct proa_pool *pool)
+{
+	const struct lent *l;
+
+	port->stats.lent -= pool->lent;
+	for (uint32_t i = 0; i < pool->block_count; i++)
+		for (uint32_t j = 0; j < pool->blocks[i]->count; j++) {
+			l = lent(&pool->blocks[i]->buffers[j]);
+			if (l->on_loan && l->handle >= 0)
+				share_freed(port, l->handle, l->generation);
+		}
+}
+
 void proa_pool_close(struct proa_pool *pool)
 {
 	const struct proa_op *user;
@@ -349,6 +366,8 @@ void proa_pool_close(struct proa_pool *pool)
 		for (at = &port->pools; *at != pool; at = &(*at)->next)
 			;
 		*at = pool->next;
+		if (pool->lent > 0)
+			shares_freed(port, pool);
 	}
 	mutex_lock(&pool->lock);
 	while (pool->returned != NULL) {

@@ -945,6 +945,47 @@ TEST(11, "share", two_pools_of_one_handle)
 	test_close(port);
 }
 
+/* Those of a pool that was closed count no more, whenever they are given back. */
+TEST(11, "share", a_share_ends_with_its_pool)
+{
+	struct proa_port *port = test_port();
+
+	for (int waits = 0; waits < 2; waits++) {
+		struct proa_pool *old = open_pool(port, 4, 8, 8, 1);
+		struct proa_pool *pool = open_pool(port, 4, 8, 8, 1);
+		struct ends ends = pair_ends();
+		struct proa_port_stats stats;
+		struct record first, second;
+
+		record_init(&first, port);
+		record_init(&second, port);
+		start_lent(&first, ends.ours, old);
+		peer_write(ends.peer, "01234567", 8);
+		RUN_UNTIL(port, first.finals == 1);
+		if (waits) {
+			start_lent(&second, ends.ours, pool);
+			run_quiet(port);
+			CHECK_INT(second.count, 0);
+		}
+		proa_pool_close(old);
+		proa_port_stats(port, &stats);
+		CHECK_INT(stats.lent, pool_lent(pool)); /* it may have gone on */
+		if (!waits)
+			start_lent(&second, ends.ours, pool);
+		RUN_UNTIL(port, second.finals == 1);
+		CHECK_INT(second.last, 4);
+		CHECK(memcmp(first.lent[0]->data, "0123", 4) == 0);
+		proa_give_back(first.lent[0]);
+		proa_port_stats(port, &stats);
+		CHECK_INT(stats.lent, 1);
+		proa_give_back(second.lent[0]);
+		CHECK_INT(pool_lent(pool), 0);
+		close_ends(port, &ends);
+		proa_pool_close(pool);
+	}
+	test_close(port);
+}
+
 /* Buffers of a handle that was closed count for no later handle of its number. */
 TEST(11, "share", a_share_is_of_one_life)
 {
