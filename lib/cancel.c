@@ -144,8 +144,7 @@ static void cancelled(struct proa_port *port)
 {
 	if (port->beginning != NULL)
 		port_begin_next(port);
-	if (port->external && !port->dispatching)
-		port_kick(port);
+	port_touched(port);
 }
 
 void proa_cancel(struct proa_op *op)

@@ -265,6 +265,7 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 		return PROA_EBADF;
 	if (port->starved > 0)
 		accepts_resume(port);
+	port_touched(port);
 	return 0;
 }
 
@@ -386,5 +387,6 @@ int proa_release(struct proa_port *port, proa_handle fd)
 		port_wait_quietly(port);
 	}
 	handle_forget(port, fd, handle);
+	port_touched(port);
 	return 0;
 }

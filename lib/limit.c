@@ -81,8 +81,7 @@ static void limit_changed(struct proa_op *op)
 		op->state_ != OP_POSTED) {
 		if (op_limit(op->port, op) < 0)
 			op_cancel(op->port, op);
-		if (op->port->external && !op->port->dispatching)
-			port_kick(op->port);
+		port_touched(op->port);
 	}
 }
 
@@ -113,8 +112,7 @@ void proa_op_deadline(struct proa_op *op, int64_t when)
 		limit_changed(op);
 	} else if (when < due) {
 		timer_arm(&port->timers, op, when); /* it has a place: this can't fail */
-		if (port->external && !port->dispatching)
-			port_kick(port);
+		port_touched(port);
 	}
 }
 
@@ -171,8 +169,7 @@ int proa_timer_move(struct proa_op *op, int64_t ns)
 		return PROA_ENOENT;
 	flight(op)->moved = (uint64_t)later(clock_now(), ns);
 	op_limit(op->port, op);
-	if (op->port->external && !op->port->dispatching)
-		port_kick(op->port);
+	port_touched(op->port);
 	return 0;
 }
 

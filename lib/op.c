@@ -437,8 +437,7 @@ uint64_t proa_submit(struct proa_op *op, proa_done_fn *done)
 	}
 	if (UNLIKELY(port->beginning != NULL))
 		port_begin_next(port);
-	if (UNLIKELY(port->external) && !port->dispatching)
-		port_kick(port);
+	port_touched(port);
 	return ticket;
 }
 

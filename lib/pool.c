@@ -366,8 +366,10 @@ void proa_pool_close(struct proa_pool *pool)
 		for (at = &port->pools; *at != pool; at = &(*at)->next)
 			;
 		*at = pool->next;
-		if (pool->lent > 0)
+		if (pool->lent > 0) {
 			shares_freed(port, pool);
+			port_touched(port);
+		}
 	}
 	mutex_lock(&pool->lock);
 	while (pool->returned != NULL) {
@@ -897,6 +899,7 @@ void proa_give_back(struct proa_buffer *buffer)
 {
 	struct lent *l;
 	struct proa_pool *pool;
+	struct proa_port *port;
 
 	if (buffer == NULL)
 		return;
@@ -916,7 +919,9 @@ void proa_give_back(struct proa_buffer *buffer)
 		give_back_from_afar(pool, buffer);
 		return;
 	}
-	take_back(pool->port, pool, buffer);
+	port = pool->port;
+	take_back(port, pool, buffer);
+	port_touched(port);
 }
 
 void pool_drain_returns(struct proa_port *port)

@@ -164,6 +164,7 @@ void proa_dispatch(const struct proa_completion *c)
 	port->dispatching = true;
 	c->op->done_(c->op, c);
 	port->dispatching = outer;
+	port_touched(port); /* for what it did, if no run is about to look */
 }
 
 /* A handle that only the result tells of. */
@@ -444,6 +445,7 @@ static void port_settle(struct proa_port *port)
 	/* Before the look: who comes later writes again. */
 	port_wake_drain(port);
 	port->kicked = false;
+	port_begin_next(port); /* what was linked behind a close that has been handed over */
 	port->engine->turn(port, 0);
 	first = port_due(port);
 	system_outer_arm(port, first);

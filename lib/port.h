@@ -344,6 +344,13 @@ static inline bool port_visit(struct proa_port *port)
 }
 /* In another loop's hands: makes its descriptor readable. */
 void port_kick(struct proa_port *port);
+/* Something has begun or ended that a turn has to see to. Inside of a run one comes, and
+ * another loop is to make one. */
+static inline void port_touched(struct proa_port *port)
+{
+	if (UNLIKELY(port->external) && !port->dispatching)
+		port_kick(port);
+}
 /* What the engine does when port->wake_handle is readable. */
 void port_wake_drain(struct proa_port *port);
 

@@ -1659,6 +1659,96 @@ TEST(24, "a port in another loop", descriptor_misses_nothing)
 	test_close(port);
 }
 
+static void begin_a_timer(struct record *record, const struct proa_completion *c)
+{
+	struct record *next = record->data;
+
+	(void)c;
+	proa_prep_timer(&next->op, 5 * MS);
+	record_submit(next);
+}
+
+static int32_t no_job(void *argument)
+{
+	(void)argument;
+	return 0;
+}
+
+/* Work that comes of calls outside of a run, and begins nothing that the system tells of. */
+TEST(24, "a port in another loop", descriptor_tells_of_what_is_done_outside)
+{
+	struct proa_pool_options options = {
+		.buffer_size = 4, .count = 1, .limit = 1, .per_handle = 1
+	};
+	struct proa_port *port = test_port();
+	proa_handle fd = proa_port_descriptor(port), handles[2];
+	struct record *records = records_make(port, 3);
+	struct proa_pool *pools[2];
+	struct proa_completion c;
+	char byte;
+	int n;
+
+	if (fd == PROA_NO_HANDLE)
+		SKIP("this engine has no descriptor");
+	/* A callback that proa_dispatch() calls submits. */
+	records[0].then = begin_a_timer;
+	records[0].data = &records[1];
+	proa_prep_timer(&records[0].op, 0);
+	record_submit(&records[0]);
+	do {
+		CHECK(readable(fd, 10000 * test_factor()));
+		n = proa_wait(port, &c, 1, 0);
+		CHECK(n >= 0);
+	} while (n == 0);
+	proa_dispatch(&c);
+	LOOP_UNTIL(port, fd, records[1].finals == 1);
+	records[0].then = NULL;
+	/* A job behind a close begins when the close is handed over. */
+	CHECK_INT(proa_pair(port, handles), 0);
+	proa_prep_close(&records[0].op, handles[0], 0);
+	proa_prep_work(&records[1].op, no_job, NULL);
+	proa_link(&records[0].op, &records[1].op, recorded);
+	records[1].count = records[1].finals = 0;
+	record_submit(&records[0]);
+	LOOP_UNTIL(port, fd, records[1].finals == 1);
+	close_handle(port, handles[1]);
+	/* A buffer comes back, and a pool is closed, that receives wait for. */
+	for (int i = 0; i < 2; i++)
+		CHECK_INT(proa_pool_open(port, &options, &pools[i]), 0);
+	CHECK_INT(proa_pair(port, handles), 0);
+	proa_prep_send(&records[2].op, handles[1], "0123456789ab", 12, 0);
+	CHECK_INT(record_run(&records[2]), 12);
+	proa_prep_recv_multi(&records[0].op, handles[0], pools[0], 0);
+	record_submit(&records[0]);
+	LOOP_UNTIL(port, fd, records[0].count == 1);
+	proa_give_back(records[0].lent[0]);
+	LOOP_UNTIL(port, fd, records[0].count == 2);
+	proa_cancel(&records[0].op);
+	LOOP_UNTIL(port, fd, records[0].finals == 1);
+	proa_prep_recv_lent(&records[1].op, handles[0], pools[1], 0);
+	record_submit(&records[1]);
+	while (readable(fd, 20))
+		CHECK_INT(proa_run_once(port, 0), 0);
+	proa_pool_close(pools[0]);
+	LOOP_UNTIL(port, fd, records[1].finals == 1);
+	CHECK_INT(records[1].last, 4);
+	proa_give_back(records[0].lent[1]);
+	proa_give_back(records[1].lent[0]);
+	proa_pool_close(pools[1]);
+	/* What was in flight on a handle that is released. */
+	proa_prep_recv(&records[0].op, handles[0], &byte, 1, 0);
+	record_submit(&records[0]);
+	while (readable(fd, 20))
+		CHECK_INT(proa_run_once(port, 0), 0);
+	CHECK_INT(proa_release(port, handles[0]), 0);
+	LOOP_UNTIL(port, fd, records[0].finals == 1);
+	CHECK_INT(records[0].last, PROA_ECANCELED);
+	CHECK_INT(proa_discard(port, handles[0]), 0);
+	CHECK_INT(proa_discard(port, handles[1]), 0);
+	free(records);
+	test_close(port);
+}
+
 #ifdef _WIN32
 NOT_HERE(25, "the child starts afresh", fork_and_start_afresh, "no fork on Windows")
 NOT_HERE(25, "the child abandons the port", fork_and_abandon, "no fork on Windows")
