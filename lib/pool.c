@@ -53,6 +53,7 @@ struct proa_pool {
 	struct proa_op *queue, *queue_tail; /* paused for want of a buffer */
 	uint64_t lent, lent_peak, waits;
 	bool closed;
+	bool serving; /* queue_serve() is at work further up the stack */
 	bool unwanted; /* who was just resumed can't use a buffer now */
 	thread_mutex lock;
 	struct proa_buffer *returned; /* given back by other threads; under `lock` */
@@ -592,10 +593,15 @@ static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 {
 	struct proa_op *op;
 
+	if (pool->serving) {
+		pool->unwanted = true;
+		return;
+	}
+	pool->serving = true;
 	do {
 		op = pool->queue;
 		if (op == NULL)
-			return;
+			break;
 		pool_forget(op);
 		pool->unwanted = false;
 		op_resume(port, op);
@@ -603,6 +609,7 @@ static void queue_serve(struct proa_port *port, struct proa_pool *pool)
 			pool->unwanted = true;
 	} while (((op->state_ == OP_ACTIVE || op->state_ == OP_WORKER) && pool->free_count > 0) ||
 		 (pool->unwanted && (pool->free_count > 0 || pool->provided > 0)));
+	pool->serving = false;
 }
 
 static void deliver(struct proa_port *port, struct proa_op *op, struct handle *handle,

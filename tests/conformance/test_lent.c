@@ -664,6 +664,50 @@ TEST(11, "empty pool", a_buffer_goes_where_data_is)
 	test_close(port);
 }
 
+#ifdef _WIN32
+NOT_HERE(4, "the stack", paused_receives_that_end_in_a_row, "the stack's size is the program's")
+#else
+#	include <sys/resource.h>
+
+/* Each that goes on finds the end, and passes the buffer on: not from within itself. */
+TEST(4, "the stack", paused_receives_that_end_in_a_row)
+{
+	enum { HANDLES = 2000 };
+	struct rlimit stack = { 200 << 10, 200 << 10 };
+	struct proa_port *port = test_port();
+	struct proa_pool *pool = open_pool(port, 64, 1, 1, 0);
+	struct proa_buffer *taken = proa_pool_take(pool);
+	struct ends *ends = calloc(HANDLES, sizeof *ends);
+	struct record *records = calloc(HANDLES, sizeof *records);
+	struct proa_pool_stats stats;
+
+	CHECK(taken != NULL && ends != NULL && records != NULL);
+	if (strcmp(test_engine(), "select") == 0 && getenv("TEST_QEMU_USER") != NULL)
+		SKIP("qemu-user's select() takes 1024 descriptors");
+	for (int i = 0; i < HANDLES; i++) {
+		ends[i] = pair_ends();
+		record_init(&records[i], port);
+		start_lent(&records[i], ends[i].ours, pool);
+		close(ends[i].peer);
+	}
+	do {
+		CHECK(proa_run_once(port, PROA_MILLISECOND) >= 0);
+		proa_pool_stats(pool, &stats);
+	} while (stats.waits < HANDLES);
+	CHECK_SYSTEM(setrlimit(RLIMIT_STACK, &stack));
+	proa_give_back(taken);
+	for (int i = 0; i < HANDLES; i++) {
+		RUN_UNTIL(port, records[i].finals == 1);
+		CHECK_INT(records[i].last, 0);
+		close_handle(port, ends[i].ours);
+	}
+	proa_pool_close(pool);
+	free(ends);
+	free(records);
+	test_close(port);
+}
+#endif
+
 static uint64_t crowd_bytes, crowd_wrong;
 static struct proa_buffer *crowd_held[64];
 static unsigned crowd_count;
