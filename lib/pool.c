@@ -398,6 +398,9 @@ void pools_detach(struct proa_port *port)
 
 	for (pool = port->pools; pool != NULL; pool = next) {
 		next = pool->next;
+		/* At a fork a thread may have held it that the child does not have. */
+		if (port->fork_generation != process_generation)
+			mutex_init(&pool->lock);
 		mutex_lock(&pool->lock);
 		pool->port = NULL;
 		mutex_unlock(&pool->lock);
@@ -422,6 +425,11 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 		pool->free = NULL;
 		pool->free_count = 0;
 		pool->provided = 0;
+		for (; pool->returned != NULL; pool->returned = lent(pool->returned)->next) {
+			lent(pool->returned)->on_loan = 0;
+			pool->lent--;
+		}
+		port->stats.lent += pool->lent;
 		for (i = 0; i < pool->block_count; i++)
 			for (j = 0; j < pool->blocks[i]->count; j++) {
 				buffer = &pool->blocks[i]->buffers[j];
@@ -946,6 +954,14 @@ void pool_drain_returns(struct proa_port *port)
 			take_back(port, pool, buffer);
 		}
 	}
+}
+
+void pool_unlend(const struct proa_op *op, uint32_t flags)
+{
+	struct proa_pool *pool = op->buffer_;
+
+	lent(pool_buffer(pool, LENT_ID(flags)))->on_loan = 0;
+	pool->lent--;
 }
 
 void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flags)

@@ -764,7 +764,13 @@ void proa_blocking_end(struct proa_port *port)
 
 typedef void told_fn(struct proa_op *op, void *data);
 
-static void make_idle(struct proa_op *op, told_fn *each, void *data)
+/* Ops that have become idle: the program is told of them when all have, for it may
+ * free them then. */
+struct idle {
+	struct proa_op *first, **end;
+};
+
+static void make_idle(struct proa_op *op, struct idle *idle)
 {
 	struct proa_op *next;
 
@@ -777,25 +783,45 @@ static void make_idle(struct proa_op *op, told_fn *each, void *data)
 		op->options_ &= (uint16_t)~OPT_IN_FLIGHT;
 		op->timer_ = 0;
 		op->next_ = NULL;
-		if (each != NULL)
-			each(op, data);
+		flight(op)->is.behind = NULL;
+		*idle->end = op;
+		idle->end = &flight(op)->is.behind;
 	}
 }
 
-static void idle_list(struct proa_op **list, told_fn *each, void *data)
+static void idle_list(struct proa_op **list, struct idle *idle)
 {
 	struct proa_op *op;
 
 	while ((op = *list) != NULL) {
 		list_remove(list, op);
-		make_idle(op, each, data);
+		make_idle(op, idle);
+	}
+}
+
+/* Completions that nobody will see: what they carry is taken back. */
+static void idle_ready(struct proa_port *port, struct idle *idle)
+{
+	struct proa_completion c;
+
+	while (ready_pop(&port->ready, &c)) {
+		if (c.op == NULL)
+			continue;
+		if (c.flags & PROA_LENT)
+			pool_unlend(c.op, c.flags);
+		else if (is_valued(c.op, c.result, c.flags) || is_opened(c.op, c.result))
+			system_close(c.result, HANDLE_UNKNOWN);
+		/* A close is on its handle's list until it is handed over. */
+		if ((c.flags & PROA_MORE) == 0 &&
+			!(c.op->kind_ == PROA_OP_CLOSE && c.op->handle_ >= 0))
+			make_idle(c.op, idle);
 	}
 }
 
 /* Every op in flight becomes idle, wherever it is. */
 static void idle_all(struct proa_port *port, told_fn *each, void *data)
 {
-	struct proa_completion c;
+	struct idle idle = { NULL, &idle.first };
 	struct handle *handle;
 	struct proa_op *op, *next;
 	int fd;
@@ -803,24 +829,27 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	for (op = port->beginning; op != NULL; op = next) {
 		next = flight(op)->is.behind;
 		if (flight(op)->prev == NULL)
-			make_idle(op, each, data); /* on no list: as above */
+			make_idle(op, &idle); /* on no list: as above */
 	}
+	/* Before the lists: what is spilt is linked where those are that are idle. */
+	idle_ready(port, &idle);
 	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
 		if (handle->state & HANDLE_PRIVATE) /* its op is on another list as well */
 			handle->sends = NULL;
-		idle_list(&handle->sends, each, data);
-		idle_list(&handle->recvs, each, data);
-		idle_list(&handle->others, each, data);
+		idle_list(&handle->sends, &idle);
+		idle_list(&handle->recvs, &idle);
+		idle_list(&handle->others, &idle);
 	}
 	for (int i = 0; i < LOOSE_LISTS; i++)
-		idle_list(&port->loose[i], each, data);
-	while (ready_pop(&port->ready, &c))
-		if (c.op != NULL && (c.flags & PROA_MORE) == 0 && c.op->state_ != OP_IDLE)
-			make_idle(c.op, each, data);
+		idle_list(&port->loose[i], &idle);
 	for (op = take_all(&port->posted); op != NULL; op = next) {
 		next = flight(op)->is.behind;
-		make_idle(op, each, data);
+		make_idle(op, &idle);
+	}
+	for (op = idle.first; op != NULL && each != NULL; op = next) {
+		next = flight(op)->is.behind;
+		each(op, data);
 	}
 }
 

@@ -594,6 +594,8 @@ bool pool_admits(struct proa_port *port, struct proa_op *op, struct handle *hand
 void pool_forget(struct proa_op *op);
 /* Takes back the buffer of a completion that is not handed over. */
 void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flags);
+/* The same in a forked child, whose pools are filled anew. */
+void pool_unlend(const struct proa_op *op, uint32_t flags);
 void pool_drain_returns(struct proa_port *port);
 void pools_owned(struct proa_port *port);
 void pools_detach(struct proa_port *port);

@@ -1757,6 +1757,9 @@ NOT_HERE(25, "nothing else is allowed", fork_and_misuse, "no fork on Windows")
 NOT_HERE(25, "many forks", fork_of_a_fork, "no fork on Windows")
 NOT_HERE(25, "the child starts afresh", fork_with_a_chain_behind_a_close, "no fork on Windows")
 NOT_HERE(25, "the child starts afresh", fork_without_descriptors, "no fork on Windows")
+NOT_HERE(25, "each is told of", fork_and_free, "no fork on Windows")
+NOT_HERE(25, "the child starts afresh", fork_with_lent_buffers, "no fork on Windows")
+NOT_HERE(25, "the child starts afresh", fork_before_the_handing_over, "no fork on Windows")
 #else
 
 static int64_t scaled_ms(int64_t ms)
@@ -2058,6 +2061,192 @@ TEST(25, "the child starts afresh", fork_with_a_chain_behind_a_close)
 	proa_cancel(&timer.op);
 	RUN_UNTIL(port, last.finals == 1 && closing.finals == 1);
 	close(ends.peer);
+	test_close(port);
+}
+
+static unsigned char rubbish;
+
+static void hear_and_free(struct proa_op *op, void *data)
+{
+	hear(op, data);
+	memset(op, rubbish, sizeof *op);
+}
+
+/* The program may free what it is told of. */
+TEST(25, "each is told of", fork_and_free)
+{
+	struct proa_port *port = test_port();
+	struct ends ends[3];
+	struct record recv, send_, closings[2], posts[2];
+	struct heard heard = { .count = 0 };
+	struct proa_completion c;
+	char byte;
+	pid_t pid;
+
+	for (int i = 0; i < 3; i++)
+		ends[i] = pair_ends();
+	for (int i = 0; i < 2; i++) {
+		record_init(&closings[i], port);
+		record_init(&posts[i], port);
+	}
+	record_init(&recv, port);
+	record_init(&send_, port);
+	/* One is linked that is on a list which comes first; */
+	proa_prep_recv(&recv.op, ends[1].ours, &byte, 1, 0);
+	proa_prep_send(&send_.op, ends[0].ours, "x", 1, 0);
+	proa_link(&recv.op, &send_.op, recorded);
+	record_submit(&recv);
+	/* and of three that have ended one is handed over. */
+	for (int i = 0; i < 2; i++)
+		proa_post(port, &posts[i].op, 0, recorded);
+	proa_prep_close(&closings[0].op, ends[2].ours, 0);
+	record_submit(&closings[0]);
+	CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+	for (int way = 0; way < 2; way++) {
+		rubbish = way == 0 ? 0 : 0x5a;
+		pid = CHECK_SYSTEM(fork());
+		if (pid == 0) {
+			CHECK_INT(proa_port_after_fork(port, hear_and_free, &heard), 0);
+			CHECK_INT(heard.count, 4);
+			test_close(port);
+			_exit(0);
+		}
+		CHECK_INT(wait_for(pid), 0);
+	}
+	proa_cancel(&recv.op);
+	CHECK_INT(proa_run(port), 0);
+	for (int i = 0; i < 3; i++) {
+		if (i < 2)
+			close_handle(port, ends[i].ours);
+		close(ends[i].peer);
+	}
+	test_close(port);
+}
+
+static uint64_t pool_lent_here(const struct proa_pool *pool)
+{
+	struct proa_pool_stats stats;
+
+	proa_pool_stats(pool, &stats);
+	return stats.lent;
+}
+
+/* Completions that others have to wait behind, which are ready and not handed over. */
+static void post_before(struct proa_port *port, struct proa_op *posts, unsigned count)
+{
+	struct proa_completion c;
+
+	for (unsigned i = 0; i < count; i++) {
+		proa_op_init(&posts[i], port, NULL);
+		proa_post(port, &posts[i], 0, NULL);
+	}
+	CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+	CHECK(c.op == &posts[0]);
+}
+
+static void *give_back_here(void *buffer)
+{
+	proa_give_back(buffer);
+	return NULL;
+}
+
+/* What the program holds it keeps; what it does not, whoever had it, is free. */
+TEST(25, "the child starts afresh", fork_with_lent_buffers)
+{
+	struct proa_pool_options options = { .buffer_size = 4, .count = 3, .limit = 3 };
+	struct proa_port *port = test_port();
+	struct proa_pool *pool;
+	struct proa_buffer *held, *returned;
+	struct proa_completion c;
+	struct proa_port_stats stats;
+	struct proa_op posts[40];
+	struct record recv;
+	struct ends ends = pair_ends();
+	pthread_t thread;
+	pid_t pid;
+
+	CHECK_INT(proa_pool_open(port, &options, &pool), 0);
+	record_init(&recv, port);
+	/* One is lent with a completion that is not handed over, */
+	peer_write(ends.peer, "abcd", 4);
+	post_before(port, posts, 40);
+	proa_prep_recv_lent(&recv.op, ends.ours, pool, 0);
+	record_submit(&recv);
+	while (pool_lent_here(pool) == 0) {
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+		CHECK(c.op != &recv.op);
+		test_sleep(MS);
+	}
+	/* one given back by another thread, and one held. */
+	held = proa_pool_take(pool);
+	returned = proa_pool_take(pool);
+	CHECK(held != NULL && returned != NULL);
+	CHECK_INT(pthread_create(&thread, NULL, give_back_here, returned), 0);
+	CHECK_INT(pthread_join(thread, NULL), 0);
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) {
+		struct proa_buffer *taken[2];
+
+		CHECK_INT(proa_port_after_fork(port, NULL, NULL), 0);
+		proa_port_stats(port, &stats);
+		CHECK_INT(stats.lent, 1);
+		for (int i = 0; i < 2; i++)
+			CHECK((taken[i] = proa_pool_take(pool)) != NULL);
+		CHECK(proa_pool_take(pool) == NULL);
+		for (int i = 0; i < 2; i++)
+			proa_give_back(taken[i]);
+		proa_give_back(held);
+		proa_port_stats(port, &stats);
+		CHECK_INT(stats.lent, 0);
+		proa_pool_close(pool);
+		test_close(port);
+		_exit(0);
+	}
+	CHECK_INT(wait_for(pid), 0);
+	RUN_UNTIL(port, recv.finals == 1);
+	CHECK_INT(recv.last, 4);
+	proa_give_back(recv.lent[0]);
+	proa_give_back(held);
+	close_handle(port, ends.ours);
+	close(ends.peer);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
+/* A connection that nobody was told of is the parent's alone. */
+TEST(25, "the child starts afresh", fork_before_the_handing_over)
+{
+	struct proa_port *port = test_port();
+	struct proa_address address;
+	int listener = tcp_listener(4, &address), peer, before, open_now;
+	struct proa_completion c;
+	struct proa_op posts[40];
+	struct record accept_;
+	pid_t pid;
+
+	record_init(&accept_, port);
+	peer = tcp_connect_to(&address);
+	post_before(port, posts, 40);
+	before = descriptors_open();
+	proa_prep_accept(&accept_.op, listener, NULL, 0);
+	record_submit(&accept_);
+	while ((open_now = descriptors_open()) == before) {
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+		CHECK(c.op != &accept_.op);
+		test_sleep(MS);
+	}
+	pid = CHECK_SYSTEM(fork());
+	if (pid == 0) {
+		CHECK_INT(proa_port_after_fork(port, NULL, NULL), 0);
+		CHECK_INT(descriptors_open(), open_now - 1);
+		test_close(port);
+		_exit(0);
+	}
+	CHECK_INT(wait_for(pid), 0);
+	RUN_UNTIL(port, accept_.finals == 1);
+	close_handle(port, accept_.last);
+	close_handle(port, listener);
+	close(peer);
 	test_close(port);
 }
 
