@@ -20,6 +20,7 @@ table_of() { # table_of PAGE: its rows
 	sed -n '/^## By native call/,/^## /p' "$1" | grep '^| `'
 }
 
+# shellcheck disable=SC2016 # the pages' own marks, not a shell's
 check() { # check SOURCE PAGE
 	rows=$(table_of "$2")
 	found=$(calls_of "$1")
