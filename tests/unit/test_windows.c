@@ -1712,6 +1712,203 @@ static void socket_closed_elsewhere(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* ---- consoles ------------------------------------------------------------------------------- */
+
+#ifndef PROC_THREAD_ATTRIBUTE_PSEUDOCONSOLE
+#	define PROC_THREAD_ATTRIBUTE_PSEUDOCONSOLE 0x00020016
+#endif
+
+#define NO_CONSOLE 99 /* a child's exit code; others than 0 are the line that failed */
+
+#define EXPECT(condition)                \
+	do {                             \
+		if (!(condition))        \
+			return __LINE__; \
+	} while (0)
+
+/* As typed: a letter, and the end of the line. */
+static bool type_letter(HANDLE in, char letter)
+{
+	INPUT_RECORD keys[4];
+	DWORD written;
+
+	memset(keys, 0, sizeof keys);
+	for (int i = 0; i < 4; i++) {
+		KEY_EVENT_RECORD *key = &keys[i].Event.KeyEvent;
+
+		keys[i].EventType = KEY_EVENT;
+		key->bKeyDown = i % 2 == 0;
+		key->wRepeatCount = 1;
+		key->uChar.UnicodeChar = i < 2 ? (WCHAR)letter : L'\r';
+		key->wVirtualKeyCode = i < 2 ? (WORD)(letter - 'a' + 'A') : VK_RETURN;
+	}
+	return WriteConsoleInputW(in, keys, 4, &written) && written == 4;
+}
+
+/* True: a worker has it. */
+static bool goes_to_worker(struct proa_op *op)
+{
+	proa_submit(op, NULL);
+	return op->state_ == OP_WORKER;
+}
+
+static int write_to_console(struct proa_port *port, HANDLE out)
+{
+	CONSOLE_SCREEN_BUFFER_INFO screen;
+	struct proa_op op;
+	char text[8];
+	DWORD n = 0;
+
+	proa_op_init(&op, port, NULL);
+	EXPECT(GetConsoleScreenBufferInfo(out, &screen));
+	proa_prep_send(&op, (proa_handle)out, "hello", 5, 0);
+	EXPECT(goes_to_worker(&op));
+	EXPECT(wait_one(port, &op) == 5);
+	EXPECT(ReadConsoleOutputCharacterA(out, text, 5, screen.dwCursorPosition, &n) && n == 5);
+	EXPECT(memcmp(text, "hello", 5) == 0);
+	/* There are no places in it. */
+	proa_prep_write(&op, (proa_handle)out, "x", 1, 0);
+	proa_submit(&op, NULL);
+	EXPECT(wait_one(port, &op) == PROA_ESPIPE);
+	EXPECT(do_write((int)(proa_handle)out, "x", 0) == PROA_ESPIPE);
+	return 0;
+}
+
+static int read_from_console(struct proa_port *port, HANDLE in)
+{
+	struct proa_pool *pool;
+	struct proa_op op;
+	char text[8];
+
+	proa_op_init(&op, port, NULL);
+	proa_prep_recv(&op, (proa_handle)in, text, sizeof text, 0);
+	EXPECT(goes_to_worker(&op));
+	EXPECT(proa_run_once(port, 20 * PROA_MILLISECOND) == 0 && proa_op_pending(&op));
+	EXPECT(type_letter(in, 'a'));
+	EXPECT(wait_one(port, &op) == 3);
+	EXPECT(memcmp(text, "a\r\n", 3) == 0);
+	/* Nothing tells of a console's bytes without reading them. */
+	EXPECT(proa_pool_open(port, NULL, &pool) == 0);
+	proa_prep_recv_lent(&op, (proa_handle)in, pool, 0);
+	proa_submit(&op, NULL);
+	EXPECT(wait_one(port, &op) == PROA_EOPNOTSUPP);
+	proa_pool_close(pool);
+	return 0;
+}
+
+/* Nobody types. */
+static int cancel_read(struct proa_port *port, HANDLE in)
+{
+	struct proa_op op;
+	char byte;
+
+	proa_op_init(&op, port, NULL);
+	proa_prep_recv(&op, (proa_handle)in, &byte, 1, 0);
+	EXPECT(goes_to_worker(&op));
+	EXPECT(proa_run_once(port, 20 * PROA_MILLISECOND) == 0 && proa_op_pending(&op));
+	proa_cancel(&op);
+	EXPECT(wait_one(port, &op) == PROA_ECANCELED);
+	return 0;
+}
+
+/* In a process that has a console. */
+static int play_console(void)
+{
+	HANDLE in = CreateFileW(
+		L"CONIN$", GENERIC_READ | GENERIC_WRITE, 3, NULL, OPEN_EXISTING, 0, NULL);
+	HANDLE out = CreateFileW(
+		L"CONOUT$", GENERIC_READ | GENERIC_WRITE, 3, NULL, OPEN_EXISTING, 0, NULL);
+	DWORD mode;
+	int line;
+
+	if (!GetConsoleMode(in, &mode) || !GetConsoleMode(out, &mode))
+		return NO_CONSOLE;
+	FOR_ENGINES(engine)
+	{
+		struct proa_port *port = engine_port(*engine);
+
+		EXPECT(poll_once(port, in, PROA_READABLE) == PROA_EOPNOTSUPP);
+		EXPECT(poll_once(port, out, PROA_WRITABLE) == PROA_EOPNOTSUPP);
+		line = write_to_console(port, out);
+		if (line == 0)
+			line = read_from_console(port, in);
+		/* Wine's console still reads for who has cancelled: so once, at the end. */
+		if (line == 0 && engine == &engines[2])
+			line = cancel_read(port, in);
+		if (line != 0)
+			return line;
+		EXPECT(proa_port_close(port) == 0);
+	}
+	return 0;
+}
+
+typedef HRESULT(WINAPI *create_console)(
+	COORD size, HANDLE in, HANDLE out, DWORD flags, void **console);
+typedef void(WINAPI *close_console)(void *console);
+
+static FARPROC of_kernel(const char *name)
+{
+	return GetProcAddress(GetModuleHandleW(L"kernel32.dll"), name);
+}
+
+/* Starts ourselves on a console that is no window: the exit code. */
+static DWORD run_on_console(void *console)
+{
+	STARTUPINFOEXW start_up;
+	PROCESS_INFORMATION child;
+	WCHAR path[MAX_PATH], line[MAX_PATH + 16];
+	DWORD code = 0;
+	SIZE_T size = 0;
+
+	memset(&start_up, 0, sizeof start_up);
+	start_up.StartupInfo.cb = sizeof start_up;
+	InitializeProcThreadAttributeList(NULL, 1, 0, &size);
+	start_up.lpAttributeList = malloc(size);
+	assert_non_null(start_up.lpAttributeList);
+	assert_true(InitializeProcThreadAttributeList(start_up.lpAttributeList, 1, 0, &size));
+	assert_true(UpdateProcThreadAttribute(start_up.lpAttributeList, 0,
+		PROC_THREAD_ATTRIBUTE_PSEUDOCONSOLE, console, sizeof console, NULL, NULL));
+	GetModuleFileNameW(NULL, path, MAX_PATH);
+	swprintf(line, MAX_PATH + 16, L"\"%ls\" console", path);
+	assert_true(CreateProcessW(path, line, NULL, NULL, FALSE, EXTENDED_STARTUPINFO_PRESENT,
+		NULL, NULL, &start_up.StartupInfo, &child));
+	assert_int_equal(WaitForSingleObject(child.hProcess, 30000), WAIT_OBJECT_0);
+	GetExitCodeProcess(child.hProcess, &code);
+	DeleteProcThreadAttributeList(start_up.lpAttributeList);
+	free(start_up.lpAttributeList);
+	CloseHandle(child.hProcess);
+	CloseHandle(child.hThread);
+	return code;
+}
+
+static void consoles(void **state)
+{
+	create_console create = (create_console)(void (*)(void))of_kernel("CreatePseudoConsole");
+	close_console done = (close_console)(void (*)(void))of_kernel("ClosePseudoConsole");
+	HANDLE keys[2], screen[2];
+	void *console = NULL;
+	DWORD code = NO_CONSOLE;
+
+	(void)state;
+	assert_true(CreatePipe(&keys[0], &keys[1], NULL, 0));
+	assert_true(CreatePipe(&screen[0], &screen[1], NULL, 0));
+	if (create != NULL && create((COORD) { 80, 25 }, keys[0], screen[1], 0, &console) >= 0)
+		code = run_on_console(console);
+	CloseHandle(keys[1]);
+	CloseHandle(screen[0]);
+	if (console != NULL)
+		done(console);
+	CloseHandle(keys[0]);
+	CloseHandle(screen[1]);
+	if (code == NO_CONSOLE) {
+		print_message("not shown: there is no console to be had here\n");
+		skip();
+	}
+	if (code != 0)
+		print_error("the child: not so in line %lu\n", code);
+	assert_int_equal(code, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, clean, clean)
 
 int main(int argc, char **argv)
@@ -1755,12 +1952,15 @@ int main(int argc, char **argv)
 		TEST(polls_of_what_is_no_socket),
 		TEST(other_families),
 		TEST(socket_closed_elsewhere),
+		TEST(consoles),
 	};
 	char folder[MAX_PATH];
 	int failed;
 
 	if (argc > 1 && strcmp(argv[1], "closed") == 0)
 		return play_closed();
+	if (argc > 1 && strcmp(argv[1], "console") == 0)
+		return play_console();
 	if (argc > 1)
 		return play_child(argc, argv);
 	GetModuleFileNameA(NULL, program, sizeof program);
