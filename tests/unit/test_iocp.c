@@ -361,7 +361,7 @@ static void nothing_is_left(void **state)
 	assert_int_equal(now, handles);
 }
 
-/* ---- calls that fail ------------------------------------------------------------------ */
+/* ---- the system's calls, in our hands --------------------------------------------------- */
 
 /* The linker leads these through here (--wrap): DLLs' functions are called by pointers of
  * these names. */
@@ -378,6 +378,9 @@ extern int(WSAAPI *__real___imp_WSARecv)(SOCKET s, LPWSABUF slices, DWORD count,
 
 extern int(WSAAPI *__real___imp_getsockopt)(
 	SOCKET s, int level, int name, char *value, int *length);
+extern int(WSAAPI *__real___imp_WSAIoctl)(SOCKET s, DWORD code, LPVOID in, DWORD in_size,
+	LPVOID out, DWORD out_size, LPDWORD bytes, LPWSAOVERLAPPED overlapped,
+	LPWSAOVERLAPPED_COMPLETION_ROUTINE routine);
 extern BOOL(WINAPI *__real___imp_ReadFile)(
 	HANDLE file, LPVOID bytes, DWORD length, LPDWORD moved, LPOVERLAPPED overlapped);
 extern BOOL(WINAPI *__real___imp_WriteFile)(
@@ -428,6 +431,27 @@ static int WSAAPI maybe_getsockopt(SOCKET s, int level, int name, char *value, i
 		((WSAPROTOCOL_INFOW *)(void *)value)->dwServiceFlags1 &= ~(DWORD)XP1_IFS_HANDLES;
 	return answer;
 }
+
+#ifndef SIO_BASE_HANDLE
+#	define SIO_BASE_HANDLE 0x48000022u
+#endif
+
+static bool tells_no_base; /* SIO_BASE_HANDLE: of what is no socket Windows doesn't either */
+
+static int WSAAPI maybe_ioctl(SOCKET s, DWORD code, LPVOID in, DWORD in_size, LPVOID out,
+	DWORD out_size, LPDWORD bytes, LPWSAOVERLAPPED overlapped,
+	LPWSAOVERLAPPED_COMPLETION_ROUTINE routine)
+{
+	if (!tells_no_base || code != SIO_BASE_HANDLE)
+		return __real___imp_WSAIoctl(
+			s, code, in, in_size, out, out_size, bytes, overlapped, routine);
+	WSASetLastError(WSAEOPNOTSUPP);
+	return SOCKET_ERROR;
+}
+
+int(WSAAPI *__wrap___imp_WSAIoctl)(SOCKET s, DWORD code, LPVOID in, DWORD in_size, LPVOID out,
+	DWORD out_size, LPDWORD bytes, LPWSAOVERLAPPED overlapped,
+	LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) = maybe_ioctl;
 
 static BOOL WINAPI maybe_wait(
 	HANDLE port, LPOVERLAPPED_ENTRY entries, ULONG room, PULONG count, DWORD ms, BOOL alertable)
@@ -1145,6 +1169,42 @@ static void layered_sockets(void **state)
 	assert_int_equal(proa_port_close(port), 0);
 }
 
+/* What the driver is asked of: where the provider does not tell, the socket itself, and for
+ * what is no socket nothing. */
+static void polls_without_a_base(void **state)
+{
+	struct proa_port *port = open_port();
+	proa_handle pair[2];
+	struct proa_op op;
+	HANDLE pipe[2];
+	SOCKET six;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, pair), 0);
+	assert_true(CreatePipe(&pipe[0], &pipe[1], NULL, 0));
+	proa_op_init(&op, port, NULL);
+	tells_no_base = true;
+	proa_prep_poll(&op, (proa_handle)pipe[0], PROA_READABLE);
+	assert_int_equal(run(port, &op), PROA_EOPNOTSUPP);
+	assert_int_equal(iocp_of(port)->helper, -1);
+	proa_prep_poll(&op, pair[0], PROA_WRITABLE);
+	sockets_failing = 1; /* no IPv4 */
+	six = socket(AF_INET6, SOCK_DGRAM, 0);
+	if (six == INVALID_SOCKET)
+		print_message("not shown: polls by IPv6, which is not here\n");
+	assert_int_equal(run(port, &op), six == INVALID_SOCKET ? PROA_EAFNOSUPPORT : PROA_WRITABLE);
+	closesocket(six);
+	assert_int_equal(sockets_failing, 0);
+	proa_prep_poll(&op, pair[0], PROA_WRITABLE);
+	assert_int_equal(run(port, &op), PROA_WRITABLE);
+	tells_no_base = false;
+	CloseHandle(pipe[0]);
+	CloseHandle(pipe[1]);
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
 /* The wait that takes memory may be refused it: then the port looks again, but does not
  * spin. */
 static void waits_that_fail_are_made_again(void **state)
@@ -1275,6 +1335,7 @@ int main(void)
 		cmocka_unit_test(single_accepts_survive_want),
 		cmocka_unit_test(sockets_are_told_of_their_connection),
 		cmocka_unit_test(layered_sockets),
+		cmocka_unit_test(polls_without_a_base),
 		cmocka_unit_test(waits_that_fail_are_made_again),
 		cmocka_unit_test(ports_that_fail_say_why),
 		cmocka_unit_test(polls_need_a_socket),
