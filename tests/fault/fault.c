@@ -45,6 +45,7 @@ static const struct {
 		(int)name, #name \
 	}
 	{ FAULT_SHORT, "short" },
+	{ FAULT_ANY, "any" },
 #ifdef _WIN32
 	WAY(ERROR_FILE_NOT_FOUND),
 	WAY(ERROR_TOO_MANY_OPEN_FILES),
@@ -233,17 +234,23 @@ static bool is_chosen(const char *name)
 	return at != NULL;
 }
 
-static int by_seed(struct fault_site *site, unsigned number, bool hard)
+/* One of the ways that there are this time. */
+static int any_way(const struct fault_site *site, unsigned number, bool hard)
 {
 	int possible[FAULT_WAYS], count = 0;
 
-	if (rolled(site, number, 1) % 10000 >= plan.rate || !is_chosen(site->name))
-		return 0;
 	for (const int *way = site->ways; *way != 0; way++)
 		if (((hard && !plan.soft) || faults_is_soft(site->name, *way)) &&
 			!(plan.whole && *way == FAULT_SHORT))
 			possible[count++] = *way;
 	return count == 0 ? 0 : possible[rolled(site, number, 2) % (unsigned)count];
+}
+
+static int by_seed(const struct fault_site *site, unsigned number, bool hard)
+{
+	if (rolled(site, number, 1) % 10000 >= plan.rate || !is_chosen(site->name))
+		return 0;
+	return any_way(site, number, hard);
 }
 
 /* Whole, for other threads tell as well. */
@@ -256,8 +263,10 @@ static void tell(const struct fault_site *site, unsigned number, int how)
 }
 
 /* By count. What the library tries again would never end. */
-static bool is_due(unsigned number)
+static bool is_due(const struct fault_site *site, unsigned number)
 {
+	if (strcmp(site->name, plan.name) != 0)
+		return false;
 	if (!plan.lasting)
 		return number == plan.nth;
 	return number >= plan.nth &&
@@ -277,8 +286,9 @@ int fault_here_if(struct fault_site *site, bool hard)
 		return 0;
 	if (plan.nth == 0)
 		how = by_seed(site, number, hard);
-	else if (is_due(number) && strcmp(site->name, plan.name) == 0 &&
-		 (hard || faults_is_soft(site->name, plan.how)))
+	else if (is_due(site, number) && plan.how == FAULT_ANY)
+		how = any_way(site, number, hard);
+	else if (is_due(site, number) && (hard || faults_is_soft(site->name, plan.how)))
 		how = plan.how;
 	if (how != 0) {
 		atomic_fetch_add(&come, 1);

@@ -16,6 +16,8 @@
  * Windows a way is a code of Win32's or Winsock's; or an NTSTATUS, with which what was
  * begun ends later. */
 #define FAULT_SHORT (-1)
+/* In a plan by count: one of the call's ways, by its number. */
+#define FAULT_ANY (-2)
 /* What failed allocations say. */
 #ifdef _WIN32
 #	define FAULT_NO_MEMORY 8 /* ERROR_NOT_ENOUGH_MEMORY */
@@ -56,7 +58,8 @@ struct fault_plan {
 	char only[320];
 };
 
-/* "recv:3:ECONNRESET", "malloc:3+:ENOMEM", "send:1:short", "seed=17,rate=50", "seed=17,rate=50,soft,whole",
+/* "recv:3:ECONNRESET", "malloc:3+:ENOMEM", "send:1:short", "send:2:any", "seed=17,rate=50",
+ * "seed=17,rate=50,soft,whole",
  * "seed=17,rate=50,only=recv+send".
  * False: no plan. */
 bool faults_parse(struct fault_plan *plan, const char *text);
