@@ -3,6 +3,7 @@
  *
  * The counts begin anew each time: a child of vfork() does this in its parent's memory. */
 #include <gcov.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -16,12 +17,33 @@ int __wrap_execve(const char *path, char *const *arguments, char *const *environ
 /* For tests that let calls fail: not these. */
 int coverage_is_written;
 
+/* __gcov_dump() holds a lock of its own. A child that is forked meanwhile would have it
+ * locked for good, and never get through its own dump: so nothing forks meanwhile. */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+
+static void lock(void)
+{
+	pthread_mutex_lock(&writing);
+}
+
+static void unlock(void)
+{
+	pthread_mutex_unlock(&writing);
+}
+
+__attribute__((constructor)) static void watch_forks(void)
+{
+	pthread_atfork(lock, unlock, unlock);
+}
+
 static void write_down(void)
 {
+	lock();
 	coverage_is_written = 1;
 	__gcov_dump();
 	__gcov_reset();
 	coverage_is_written = 0;
+	unlock();
 }
 
 void __wrap__exit(int code)
