@@ -16,7 +16,7 @@
 #endif
 
 struct profile {
-	char name[64], missing[512];
+	char name[64], missing[512], partial[256];
 	int cells[RULES + 1][3]; /* by outcome */
 };
 
@@ -29,6 +29,7 @@ struct skip {
 
 static struct profile profiles[PROFILES];
 static int profile_count;
+static const char *renamed; /* NULL: profiles have names of their own */
 static struct skip skips[SKIPS];
 static int skip_count;
 
@@ -51,7 +52,7 @@ static struct profile *profile_here(const char *name)
 {
 	char full[sizeof(profiles[0].name)];
 
-	snprintf(full, sizeof(full), "%s%s", SYSTEM, name);
+	snprintf(full, sizeof(full), "%s%s", SYSTEM, renamed != NULL ? renamed : name);
 	return profile_called(full);
 }
 
@@ -92,6 +93,18 @@ void matrix_missing(const char *profile, const char *reason)
 	snprintf(one->missing, sizeof(one->missing), "%s", reason);
 }
 
+void matrix_partial(const char *profile, const char *reason)
+{
+	struct profile *one = profile_here(profile);
+
+	snprintf(one->partial, sizeof(one->partial), "%s", reason);
+}
+
+void matrix_rename(const char *name)
+{
+	renamed = name;
+}
+
 /* ---- Files ---- */
 
 bool matrix_write(const char *path)
@@ -102,6 +115,7 @@ bool matrix_write(const char *path)
 		return false;
 	for (const struct profile *one = profiles; one < profiles + profile_count; one++) {
 		fprintf(file, "profile\t%s\t%s\n", one->name, one->missing);
+		fprintf(file, "partial\t%s\t%s\n", one->name, one->partial);
 		for (int rule = 1; rule <= RULES; rule++)
 			fprintf(file, "cell\t%s\t%d\t%d\t%d\t%d\n", one->name, rule,
 				one->cells[rule][PASSED], one->cells[rule][FAILED],
@@ -140,6 +154,8 @@ static bool take_line(char *line)
 	profile = profile_called(fields[1]);
 	if (count == 3 && strcmp(fields[0], "profile") == 0)
 		snprintf(profile->missing, sizeof(profile->missing), "%s", fields[2]);
+	else if (count == 3 && strcmp(fields[0], "partial") == 0)
+		snprintf(profile->partial, sizeof(profile->partial), "%s", fields[2]);
 	else if (count == 5 && strcmp(fields[0], "skip") == 0)
 		add_skip(profile, rule, fields[3], fields[4]);
 	else if (count == 6 && strcmp(fields[0], "cell") == 0)
@@ -251,12 +267,31 @@ int matrix_holes(FILE *out)
 	return holes;
 }
 
+/* All profiles of which a part was asked for, for the same reason. */
+static void print_partial(FILE *out, const struct profile *first)
+{
+	const char *separator = "  ";
+
+	for (const struct profile *one = profiles; one < first; one++)
+		if (strcmp(one->partial, first->partial) == 0)
+			return;
+	for (const struct profile *one = first; one < profiles + profile_count; one++)
+		if (strcmp(one->partial, first->partial) == 0) {
+			fprintf(out, "%s%s", separator, one->name);
+			separator = ", ";
+		}
+	fprintf(out, ": %s\n", first->partial);
+}
+
 void matrix_print(FILE *out)
 {
 	bool any = false;
 
 	print_table(out);
 	fprintf(out, "Tests passed; F: failed, S: skipped, -: not among the tests asked for.\n");
+	for (const struct profile *one = profiles; one < profiles + profile_count; one++)
+		if (one->partial[0] != '\0')
+			print_partial(out, one);
 	for (const struct profile *one = profiles; one < profiles + profile_count; one++)
 		if (one->missing[0] != '\0')
 			fprintf(out, "%s is not available here: %s\n", one->name, one->missing);

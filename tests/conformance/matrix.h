@@ -15,6 +15,10 @@ void matrix_add(const char *profile, int rule, enum outcome outcome);
 void matrix_skip(const char *profile, int rule, const char *test, const char *reason);
 /* The profile can't be tried here. */
 void matrix_missing(const char *profile, const char *reason);
+/* Not all rules were asked for: which, and why these. */
+void matrix_partial(const char *profile, const char *reason);
+/* From here on what is added goes by this name instead of the profile's. */
+void matrix_rename(const char *name);
 
 void matrix_print(FILE *out);
 /* Tells of each rule that nobody has tried on a profile that could be: their number. */

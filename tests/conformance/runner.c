@@ -283,11 +283,32 @@ static enum outcome look_for_engine(struct running *place, char *reason, size_t 
 	return outcome;
 }
 
+/* Cells of the matrix stay empty: it says why. */
+static void tell_partial(const char *profile, char **filters)
+{
+	char text[256] = "asked for";
+	size_t at = strlen(text);
+
+	if (*filters == NULL)
+		return;
+	for (; *filters != NULL && at < sizeof(text); filters++)
+		at += (size_t)snprintf(text + at, sizeof(text) - at, " %s", *filters);
+	if (at < sizeof(text))
+		snprintf(text + at, sizeof(text) - at, " alone: %s",
+			strncmp(profile, "io_uring-no-", 12) == 0
+				? "the rules that the feature touches"
+			: strcmp(profile, "any") == 0
+				? "the rules that show which engine a port gets, and that it works"
+				: "no others were wanted");
+	matrix_partial(profile, text);
+}
+
 static void run_profile(const char *profile, struct running *places, char **filters)
 {
 	char reason[512];
 
 	current_profile = profile;
+	tell_partial(profile, filters);
 	switch (look_for_engine(&places[0], reason, sizeof(reason))) {
 	case PASSED:
 		break;
@@ -367,7 +388,7 @@ static void add_profile(const char *name)
 static int usage(const char *program)
 {
 	fprintf(stderr,
-		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE] "
+		"usage: %s [-v] [--engine NAME]... [--list] [--matrix FILE [--as NAME]] "
 		"[--jobs N] [--time-factor N] [filter...]\n"
 		"       %s --join FILE...: one table of what --matrix has written\n"
 		"A filter is a rule's number, or a part of a test's or file's name.\n",
@@ -396,6 +417,8 @@ static bool read_wishes(int argc, char **argv, struct wishes *wishes)
 			add_profile(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--matrix") == 0)
 			wishes->matrix = argv[++i];
+		else if (i + 1 < argc && strcmp(argv[i], "--as") == 0)
+			matrix_rename(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--time-factor") == 0)
 			time_factor = atoi(argv[++i]);
 		else if (i + 1 < argc && strcmp(argv[i], "--jobs") == 0)
