@@ -78,7 +78,7 @@ static enum found tell_crash(const struct profile *profile, int code, const char
 	return CRASHES;
 }
 
-#define PROBE_SAID_WHY 3 /* exit code */
+#define PROBE_SAID_WHY 77 /* exit code; abort() has 3 on Windows */
 
 /* 0 if a port of that engine opens. */
 static int probe(const struct profile *profile)
