@@ -335,7 +335,6 @@ static void shares_freed(struct proa_port *port, struct proa_pool *pool)
 {
 	const struct lent *l;
 
-	port->stats.lent -= pool->lent;
 	for (uint32_t i = 0; i < pool->block_count; i++)
 		for (uint32_t j = 0; j < pool->blocks[i]->count; j++) {
 			l = lent(&pool->blocks[i]->buffers[j]);
@@ -385,6 +384,15 @@ void proa_pool_close(struct proa_pool *pool)
 		pool_free(pool);
 }
 
+uint64_t pools_lent(const struct proa_port *port)
+{
+	uint64_t sum = 0;
+
+	for (const struct proa_pool *pool = port->pools; pool != NULL; pool = pool->next)
+		sum += pool->lent;
+	return sum;
+}
+
 /* The port has got its thread, or another: give-backs from it need no lock. */
 void pools_owned(struct proa_port *port)
 {
@@ -429,7 +437,6 @@ void pools_adopt(struct proa_port *port, struct proa_pool *first)
 			lent(pool->returned)->on_loan = 0;
 			pool->lent--;
 		}
-		port->stats.lent += pool->lent;
 		for (i = 0; i < pool->block_count; i++)
 			for (j = 0; j < pool->blocks[i]->count; j++) {
 				buffer = &pool->blocks[i]->buffers[j];
@@ -465,11 +472,8 @@ struct proa_buffer *proa_pool_take(struct proa_pool *pool)
 	if (pool->port != NULL && !port_visit(pool->port))
 		return NULL;
 	buffer = pool_take_free(pool);
-	if (buffer != NULL) {
+	if (buffer != NULL)
 		lend(pool, buffer, PROA_NO_HANDLE, 0);
-		if (pool->port != NULL)
-			pool->port->stats.lent++;
-	}
 	return buffer;
 }
 
@@ -628,7 +632,6 @@ static void deliver(struct proa_port *port, struct proa_op *op, struct handle *h
 
 	lend(pool, buffer, op->handle_, handle->generation);
 	handle->lent++;
-	port->stats.lent++;
 	if (final)
 		op_end(port, op, result, flags);
 	else
@@ -883,7 +886,6 @@ static void take_back(struct proa_port *port, struct proa_pool *pool, struct pro
 	l->on_loan = 0;
 	pool->lent--;
 	put_back(port, pool, buffer);
-	port->stats.lent--;
 	if (fd >= 0)
 		share_freed(port, fd, l->generation);
 	queue_serve(port, pool);

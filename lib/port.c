@@ -747,7 +747,10 @@ int proa_supports(const struct proa_port *port, enum proa_feature what)
 
 void proa_port_stats_sized(const struct proa_port *port, struct proa_port_stats *out, size_t size)
 {
-	sized_fill(out, size, &port->stats, sizeof port->stats);
+	struct proa_port_stats stats = port->stats;
+
+	stats.lent = pools_lent(port);
+	sized_fill(out, size, &stats, sizeof stats);
 }
 
 void proa_blocking_begin(struct proa_port *port)

@@ -598,6 +598,7 @@ void pool_revoke(struct proa_port *port, const struct proa_op *op, uint32_t flag
 void pool_unlend(const struct proa_op *op, uint32_t flags);
 void pool_drain_returns(struct proa_port *port);
 void pools_owned(struct proa_port *port);
+uint64_t pools_lent(const struct proa_port *port); /* by those that are open */
 void pools_detach(struct proa_port *port);
 /* After a fork: the pools that were detached come back. */
 void pools_adopt(struct proa_port *port, struct proa_pool *first);

@@ -153,7 +153,7 @@ struct proa_port_stats {
 	uint64_t posts; /* taken in */
 	uint64_t backlog; /* ops that wait for room in the engine now */
 	uint64_t backlog_peak; /* the most that there were */
-	uint64_t lent; /* buffers lent now */
+	uint64_t lent; /* buffers of its pools lent now */
 	uint64_t passed_over; /* better engines that were tried in vain: proa_engine_why() */
 };
 

@@ -1799,6 +1799,7 @@ static unsigned char fork_bytes[4 << 20];
 struct household {
 	struct proa_port *port;
 	struct proa_pool *pool;
+	struct proa_buffer *held;
 	struct ends one, two, three, four;
 	struct record records[16];
 	unsigned count;
@@ -1824,6 +1825,7 @@ static void household_begin(struct household *house)
 	house->three = pair_ends();
 	house->four = pair_ends();
 	CHECK_INT(proa_pool_open(house->port, NULL, &house->pool), 0);
+	house->held = proa_pool_take(house->pool);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes, 4, 0);
 	proa_prep_recv(household_next(house), house->one.ours, house->bytes + 4, 4, 0);
 	proa_prep_poll(household_next(house), house->four.ours, PROA_READABLE);
@@ -1865,6 +1867,7 @@ static void household_end(struct household *house)
 	CHECK_INT(house->records[3].count, 1); /* the multishot receive */
 	CHECK_INT(house->records[3].last, 4);
 	proa_give_back(house->records[3].lent[0]);
+	proa_give_back(house->held);
 	proa_cancel_all(house->port);
 	CHECK_INT(proa_run(house->port), 0);
 	close_handle(house->port, house->one.ours);
@@ -1883,12 +1886,17 @@ static void household_end(struct household *house)
 static _Noreturn void child_starts_afresh(struct household *house)
 {
 	struct heard heard = { .count = 0 };
+	struct proa_port_stats stats;
 	struct record record;
 	struct ends ends;
 	char byte;
 
 	CHECK_INT(proa_port_after_fork(house->port, hear, &heard), 0);
 	CHECK_INT(heard.count, house->count);
+	/* What the program holds it still holds. */
+	proa_port_stats(house->port, &stats);
+	CHECK_INT(stats.lent, 1);
+	proa_give_back(house->held);
 	CHECK_INT(proa_in_flight(house->port), 0);
 	for (unsigned i = 0; i < house->count; i++)
 		CHECK(!proa_op_pending(&house->records[i].op));
