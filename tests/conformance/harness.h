@@ -130,8 +130,10 @@ unsigned test_many(unsigned count);
 /* A port of the profile's engine; checks that it is that engine. */
 struct proa_port *test_port(void);
 struct proa_port *test_port_with(const struct proa_port_options *options);
-/* proa_port_close() with a check. */
+/* proa_port_close() with a check, and with none of its buffers lent. */
 void test_close(struct proa_port *port);
+/* The same for a test that gives buffers back past the port's end. */
+void test_close_lending(struct proa_port *port);
 
 /* Closes a handle by an op and runs until that has completed with 0. */
 void close_handle(struct proa_port *port, proa_handle handle);

@@ -1374,7 +1374,7 @@ TEST(11, "give-back", after_the_ports_end)
 		CHECK_INT(record.last, PROA_ECANCELED);
 		if (order == 0)
 			proa_pool_close(pool);
-		test_close(port);
+		test_close_lending(port);
 		CHECK(memcmp(record.lent[0]->data, "0123456789", 10) == 0);
 		CHECK(memcmp(record.lent[1]->data, "abc", 3) == 0);
 		proa_give_back(record.lent[0]);
@@ -1414,7 +1414,7 @@ TEST(11, "give-back", port_closed_over_lent_buffers)
 			peer_write(ends[i].peer, "0123456789abcdefghij", 20);
 		for (int i = 0; i < turns; i++)
 			CHECK(proa_run_once(port, 0) >= 0);
-		test_close(port);
+		test_close_lending(port);
 		for (int i = 0; i < 6; i++) {
 			CHECK_INT(records[i].finals, 1);
 			for (unsigned j = 0; j < records[i].count && j < RECORD_KEPT; j++)

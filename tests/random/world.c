@@ -1,9 +1,7 @@
 /* Tasks, what holds for every one of them, and the driver of a seeded run. */
+#include "blocks.h"
 #include "posix.h"
 #include "random.h"
-#ifdef _WIN32
-#	include "windows/blocks.h"
-#endif
 
 #include <limits.h>
 #include <stdarg.h>
@@ -722,49 +720,7 @@ static int descriptors(void)
 	return posix_handles();
 }
 
-/* Winsock and the engine keep handles of their own from the first use on, and the
- * library its list of who has which handle. */
-static void warm_up(void)
-{
-	struct proa_port *port;
-	int pair[2];
-
-	HOLDS(posix_pair(pair) == 0, "a pair: %s", strerror(errno));
-	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
-	HOLDS(proa_attach(port, pair[0]) == 0, "a socket can't be tied");
-	proa_port_close(port);
-	close(pair[0]);
-	close(pair[1]);
-}
-
-static void memory_note(void)
-{
-	blocks_note();
-}
-
-static void memory_check(void)
-{
-	/* A look-up that was abandoned has its memory until its thread comes back. */
-	for (int tries = 0; blocks_new() > 0 && tries < 100; tries++)
-		Sleep(100);
-	if (blocks_new() > 0)
-		blocks_show();
-	HOLDS(blocks_new() == 0, "%d blocks of memory were not freed", blocks_new());
-}
 #else
-static void warm_up(void)
-{
-}
-
-/* LeakSanitizer sees to it. */
-static void memory_note(void)
-{
-}
-
-static void memory_check(void)
-{
-}
-
 static int descriptors(void)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -778,6 +734,41 @@ static int descriptors(void)
 	return count;
 }
 #endif
+
+/* Winsock and the engine keep handles of their own from the first use on, and the
+ * library its list of who has which handle. Once in a process, which may play many. */
+static void warm_up(void)
+{
+	static bool warm;
+	struct proa_port *port;
+	int pair[2];
+
+	if (warm)
+		return;
+	warm = true;
+#ifdef _WIN32
+	HOLDS(posix_pair(pair) == 0, "a pair: %s", strerror(errno));
+#else
+	HOLDS(pipe2(pair, O_CLOEXEC) == 0, "a pair: %s", strerror(errno));
+#endif
+	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
+	HOLDS(proa_attach(port, pair[0]) == 0, "a socket can't be tied");
+	proa_port_close(port);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static void memory_check(void)
+{
+	const struct timespec pause = { 0, 100 * PROA_MILLISECOND };
+
+	/* A look-up that was abandoned has its memory until its thread comes back. */
+	for (int tries = 0; blocks_new() > 0 && tries < 100; tries++)
+		nanosleep(&pause, NULL);
+	if (blocks_new() > 0)
+		blocks_show();
+	HOLDS(blocks_new() == 0, "%d blocks of memory were not freed", blocks_new());
+}
 
 static void world_open(const char *engine)
 {
@@ -824,7 +815,7 @@ static void run(const struct world *how, unsigned steps)
 
 	warm_up();
 	before = descriptors();
-	memory_note();
+	blocks_note();
 	world = *how;
 	traced = 0;
 	world.random = mix(world.seed);
