@@ -32,8 +32,8 @@ enum handle_type system_stream_type(int family);
  * error; the handle is gone either way. */
 int32_t system_close(proa_handle handle, enum handle_type type);
 /* A receive from a socket that keeps messages apart gave no bytes: is it that its
- * connection (SOCK_SEQPACKET) has ended? */
-bool system_has_ended(proa_handle fd);
+ * connection (SOCK_SEQPACKET) has ended? 1, 0, or an error if there is no knowing. */
+int system_has_ended(proa_handle fd);
 bool system_is_open(proa_handle handle);
 
 /* ---- wake-ups ------------------------------------------------------------------- */

@@ -800,14 +800,15 @@ bool pool_stepped(struct proa_port *port, struct proa_op *op, int32_t result, ui
 	struct handle *handle = handle_find(port, op->handle_);
 	struct proa_pool *pool = op->buffer_;
 	struct proa_buffer *buffer;
+	int ended;
 
 	if (op->options_ & OPT_ENDED)
 		result = (int32_t)(intptr_t)flight(op)->is.engine;
 	if (LIKELY(flags & PROA_LENT)) {
 		buffer = pool_buffer(pool, LENT_ID(flags));
-		if (UNLIKELY(result == 0) && system_has_ended(op->handle_)) {
+		if (UNLIKELY(result == 0) && (ended = system_has_ended(op->handle_)) != 0) {
 			put_back(port, pool, buffer);
-			return pool_ended(port, op, 0);
+			return pool_ended(port, op, ended < 0 ? ended : 0);
 		}
 		flight(op)->moved += buffer->length;
 		if (op->kind_ == PROA_OP_RECV_MULTI)

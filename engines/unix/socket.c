@@ -180,17 +180,23 @@ static int socket_type(int fd, enum handle_type *out)
 	return 0;
 }
 
-bool system_has_ended(proa_handle fd)
+int system_has_ended(proa_handle fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLRDHUP };
-	int type = 0, waiting = 0;
+	int type = 0, waiting = 0, n;
 	socklen_t length = sizeof type;
 
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0 || type != SOCK_SEQPACKET)
-		return false;
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) < 0)
+		return unix_error(errno);
+	if (type != SOCK_SEQPACKET)
+		return 0;
+	do
+		n = poll(&p, 1, 0);
+	while (n < 0 && errno == EINTR);
 	/* What was sent before the end comes first. */
-	return poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP)) != 0 &&
-	       ioctl(fd, FIONREAD, &waiting) == 0 && waiting == 0;
+	if (n < 0 || ioctl(fd, FIONREAD, &waiting) < 0)
+		return unix_error(errno);
+	return (p.revents & (POLLRDHUP | POLLHUP)) != 0 && waiting == 0;
 }
 
 int system_classify(int fd, enum handle_type *type, bool *blocking)

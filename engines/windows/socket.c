@@ -223,10 +223,10 @@ static enum handle_type handle_type_of(
 				   : HANDLE_DATAGRAM;
 }
 
-bool system_has_ended(proa_handle fd)
+int system_has_ended(proa_handle fd)
 {
 	(void)fd; /* there are no SOCK_SEQPACKET sockets */
-	return false;
+	return 0;
 }
 
 int proa_listen_sized(struct proa_port *port, const char *where,
