@@ -165,7 +165,7 @@ static struct proa_op *find_ticket(struct proa_op *list, uint64_t serial)
 	if (op == NULL)
 		return NULL;
 	do {
-		if (op->lane_ == serial)
+		if ((op->lane_ ^ serial) << TICKET_HANDLE_BITS == 0) /* what a ticket has of it */
 			return op;
 		op = flight(op)->next;
 	} while (op != list);
