@@ -16,7 +16,7 @@ static void close_cancel(struct proa_port *port, struct proa_op *close)
 		/* Another close of the handle has come before it: that one closes. */
 		flight(close)->is.before->next_ = NULL;
 		op_unlist(port, close, &handle->others);
-		handle->undelivered++;
+		handle_defers_close(handle);
 		close->handle_ = PROA_NO_HANDLE;
 		op_end(port, close, PROA_EBADF, 0);
 	} else if (close->state_ == OP_CLOSING && (handle->state & HANDLE_FLUSHING)) {

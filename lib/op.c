@@ -249,7 +249,7 @@ static void op_unplaced(
 	if (op->kind_ == PROA_OP_CLOSE && error != PROA_EBADF && error != PROA_EINVAL)
 		error = handle_close(port, fd, HANDLE_UNKNOWN);
 	if (error == PROA_EBADF && closing)
-		handle->undelivered++; /* the close comes after it: see handle_close_take() */
+		handle_defers_close(handle);
 	op->handle_ = PROA_NO_HANDLE;
 	op_end(port, op, error, 0);
 	if (op_sends(op) && error != PROA_EBADF) {

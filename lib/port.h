@@ -395,6 +395,13 @@ int32_t handle_close(struct proa_port *port, proa_handle fd, enum handle_type ty
 void handle_forget(struct proa_port *port, proa_handle fd, struct handle *handle);
 /* Completes its close if it is closing and nothing else is left on it. */
 void handle_settle(struct proa_port *port, struct handle *handle);
+/* A completion of one that is behind the handle's close goes before that: see
+ * handle_close_take(), which asks no more than whether there are any. */
+static inline void handle_defers_close(struct handle *handle)
+{
+	if (handle->undelivered < UINT16_MAX)
+		handle->undelivered++;
+}
 bool handle_close_take(struct proa_port *port, struct proa_completion *c);
 void handle_close_begin(struct proa_port *port, struct proa_op *close);
 /* The first entry behind fd (-1: of all) that has ops or is tied; -1: none. */

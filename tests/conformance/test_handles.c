@@ -807,6 +807,51 @@ TEST(17, "completes last", close_can_not_be_cancelled)
 	test_close(port);
 }
 
+static unsigned refused_before, refused_after;
+static bool was_closed;
+
+static void count_refused(struct proa_op *op, const struct proa_completion *c)
+{
+	(void)op;
+	CHECK_INT(c->result, PROA_EBADF);
+	++*(was_closed ? &refused_after : &refused_before);
+}
+
+static void note_closed(struct record *record, const struct proa_completion *c)
+{
+	(void)record;
+	(void)c;
+	was_closed = true;
+}
+
+/* However many are submitted behind it: no count of theirs begins again at 0. */
+TEST(17, "completes last", close_comes_after_65536_others)
+{
+	enum { MANY = 65536 };
+	struct proa_port *port = test_port();
+	struct proa_op *ops = calloc(MANY, sizeof *ops);
+	struct ends ends = pair_ends();
+	struct record closing;
+
+	CHECK(ops != NULL);
+	record_init(&closing, port);
+	closing.then = note_closed;
+	proa_prep_close(&closing.op, ends.ours, 0);
+	record_submit(&closing);
+	for (int i = 0; i < MANY; i++) {
+		proa_op_init(&ops[i], port, NULL);
+		proa_prep_send(&ops[i], ends.ours, "x", 1, 0);
+		proa_submit(&ops[i], count_refused);
+	}
+	CHECK_INT(proa_run(port), 0);
+	CHECK_INT(closing.last, 0);
+	CHECK_INT(refused_before, MANY);
+	CHECK_INT(refused_after, 0);
+	free(ops);
+	close(ends.peer);
+	test_close(port);
+}
+
 /* A chain would have closed the handle later: now it finds it closed. */
 TEST(17, "completes last", close_overtakes_that_of_a_chain)
 {
