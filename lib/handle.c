@@ -228,6 +228,14 @@ int proa_attach(struct proa_port *port, proa_handle fd)
 	return port_visit(port) ? handle_tie(port, fd, &handle) : PROA_EINVAL;
 }
 
+/* What is queued stays as it is, and takes no part in what will have the number. */
+static void disown(struct proa_port *port, proa_handle fd, struct handle *handle)
+{
+	if (handle->undelivered > 0 || handle->tears > 0)
+		ready_disown(&port->ready, fd);
+	handle->undelivered = 0;
+}
+
 int proa_detach(struct proa_port *port, proa_handle fd)
 {
 	struct handle *handle = handle_find(port, fd);
@@ -238,6 +246,7 @@ int proa_detach(struct proa_port *port, proa_handle fd)
 		return PROA_EBADF;
 	if (!handle_idle(handle) || handle->undelivered > 0)
 		return PROA_EBUSY;
+	disown(port, fd, handle);
 	handle_forget(port, fd, handle);
 	return 0;
 }
@@ -259,6 +268,7 @@ int proa_discard(struct proa_port *port, proa_handle fd)
 		if (handle->state & HANDLE_TIED)
 			type = (enum handle_type)handle->type;
 		handle->state |= HANDLE_CLOSING;
+		disown(port, fd, handle);
 		handle_forget(port, fd, handle);
 	}
 	if (handle_close(port, fd, type) < 0)
@@ -386,6 +396,7 @@ int proa_release(struct proa_port *port, proa_handle fd)
 			break;
 		port_wait_quietly(port);
 	}
+	disown(port, fd, handle);
 	handle_forget(port, fd, handle);
 	port_touched(port);
 	return 0;

@@ -80,6 +80,20 @@ void ready_purge(struct proa_port *port, proa_handle fd)
 	}
 }
 
+void ready_disown(struct ready *ready, proa_handle fd)
+{
+	struct proa_op *op;
+
+	for (uint32_t at = ready->head; at != ready->tail; at++) {
+		op = ready->ring[at & ready->mask].op;
+		if (op != NULL && op->handle_ == fd)
+			op->handle_ = PROA_NO_HANDLE;
+	}
+	for (op = ready->spilt; op != NULL; op = flight(op)->is.behind)
+		if (op->handle_ == fd)
+			op->handle_ = PROA_NO_HANDLE;
+}
+
 unsigned ready_tears(const struct ready *ready, proa_handle fd)
 {
 	const struct proa_op *op;
@@ -130,6 +144,7 @@ static bool is_overtaken(struct proa_port *port, const struct proa_completion *c
  * caller's from here on. */
 static bool port_take(struct proa_port *port, struct proa_completion *c)
 {
+	struct handle *handle;
 	struct proa_op *op;
 
 	do {
@@ -139,8 +154,11 @@ static bool port_take(struct proa_port *port, struct proa_completion *c)
 	op = c->op;
 	if (UNLIKELY(op->kind_ == PROA_OP_CLOSE && op->handle_ >= 0) && !handle_close_take(port, c))
 		return port_take(port, c);
-	if (is_valued(op, c->result, c->flags))
-		handle_find(port, op->handle_)->undelivered--;
+	if (is_valued(op, c->result, c->flags)) {
+		handle = handle_find(port, op->handle_);
+		if (LIKELY(handle != NULL)) /* else disowned */
+			handle->undelivered--;
+	}
 	if ((c->flags & PROA_MORE) == 0) {
 		port->in_flight--;
 		if (op->options_ & OPT_COUNTED)

@@ -314,6 +314,8 @@ void sized_fill(void *theirs, size_t size, const void *ours, size_t our_size);
 void port_wait_quietly(struct proa_port *port);
 /* How many sends of a handle have failed, and the program has not been told of. */
 unsigned ready_tears(const struct ready *ready, proa_handle fd);
+/* Its number will be another's: what is queued is that one's in nothing. */
+void ready_disown(struct ready *ready, proa_handle fd);
 /* A handle closes: takes back what completions not yet handed over carry. */
 void ready_purge(struct proa_port *port, proa_handle fd);
 /* Is there room for one more completion that is not final? */

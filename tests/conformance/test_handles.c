@@ -1525,6 +1525,101 @@ TEST(18, "release", idle_handles_and_what_had_come)
 	test_close(port);
 }
 
+/* Completions that others wait behind, which are ready and not handed over. */
+static void post_some(struct proa_port *port, struct proa_op *posts, unsigned count)
+{
+	struct proa_completion c;
+
+	for (unsigned i = 0; i < count; i++) {
+		proa_op_init(&posts[i], port, NULL);
+		proa_post(port, &posts[i], 0, NULL);
+	}
+	CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+	CHECK(c.op == &posts[0]);
+}
+
+/* What was received before is handed over, whatever the next of its number does. */
+TEST(18, "release", what_was_lent_is_the_released_ones)
+{
+	struct proa_port *port = test_port();
+	struct proa_pool_options options = { .buffer_size = 4, .count = 4, .limit = 4 };
+	struct proa_op posts[60];
+	struct ends old = pair_ends(), fresh;
+	struct proa_pool_stats stats;
+	struct proa_completion c;
+	struct proa_pool *pool;
+	struct record recv;
+
+	CHECK_INT(proa_pool_open(port, &options, &pool), 0);
+	record_init(&recv, port);
+	peer_write(old.peer, "abcd", 4);
+	post_some(port, posts, 60);
+	proa_prep_recv_lent(&recv.op, old.ours, pool, 0);
+	record_submit(&recv);
+	do {
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+		CHECK(c.op != &recv.op);
+		test_sleep(PROA_MILLISECOND);
+		proa_pool_stats(pool, &stats);
+	} while (stats.lent == 0);
+	CHECK_INT(proa_release(port, old.ours), 0);
+	close(old.ours);
+	fresh = pair_ends_at(old.ours);
+	close_handle(port, fresh.ours);
+	RUN_UNTIL(port, recv.finals == 1);
+	CHECK_INT(recv.last, 4);
+	CHECK(recv.lent[0] != NULL);
+	CHECK(memcmp(recv.lent[0]->data, "abcd", 4) == 0);
+	proa_give_back(recv.lent[0]);
+	close(fresh.peer);
+	close(old.peer);
+	proa_pool_close(pool);
+	test_close(port);
+}
+
+/* To learn that a send to the released one failed mends nothing on the next. */
+TEST(18, "release", failed_sends_are_the_released_ones)
+{
+	struct proa_port *port = test_port();
+	struct proa_op posts[60];
+	struct ends old = pair_ends(), fresh;
+	struct proa_completion c;
+	struct record sends[3];
+
+	for (int i = 0; i < 3; i++)
+		record_init(&sends[i], port);
+	post_some(port, posts, 60);
+	for (int i = 0; i < 2; i++) {
+		CHECK_SYSTEM(shutdown(i == 0 ? old.ours : fresh.ours, SHUT_WR));
+		proa_prep_send(&sends[i].op, i == 0 ? old.ours : fresh.ours, "x", 1, 0);
+		record_submit(&sends[i]);
+		for (int turns = 0; turns < 10; turns++) {
+			CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+			CHECK(c.op != &sends[0].op);
+			test_sleep(PROA_MILLISECOND);
+		}
+		if (i > 0)
+			break;
+		CHECK_INT(proa_release(port, old.ours), 0);
+		close(old.ours);
+		fresh = pair_ends_at(old.ours);
+	}
+	do
+		CHECK_INT(proa_wait(port, &c, 1, PROA_SECOND), 1);
+	while (c.op != &sends[0].op);
+	CHECK(c.result < 0);
+	/* The program has not been told of the second: the stream is torn. */
+	proa_prep_send(&sends[2].op, fresh.ours, "y", 1, 0);
+	record_submit(&sends[2]);
+	RUN_UNTIL(port, sends[1].finals + sends[2].finals == 2);
+	CHECK(sends[1].last < 0 && sends[1].last != PROA_ECANCELED);
+	CHECK_INT(sends[2].last, PROA_ECANCELED);
+	close_handle(port, fresh.ours);
+	close(fresh.peer);
+	close(old.peer);
+	test_close(port);
+}
+
 /* A close can't be cancelled: a handle that a chain is to close is not to be had. */
 TEST(18, "release", handle_that_a_chain_closes)
 {
