@@ -186,6 +186,12 @@ int handle_adopt(struct proa_port *port, proa_handle fd, enum handle_type type, 
 	if (owner == NULL)
 		error = PROA_ENOMEM;
 	if (error < 0) {
+		handle = handle_find(port, fd);
+		if (handle != NULL) { /* a dial's, which the engine may know */
+			if (handle->state & HANDLE_PRIVATE)
+				handle->sends = NULL;
+			handle_forget(port, fd, handle);
+		}
 		handle_close(port, fd, type);
 		return error;
 	}

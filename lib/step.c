@@ -377,8 +377,12 @@ static bool op_step(struct proa_port *port, struct proa_op *op, int32_t result, 
 	case PROA_OP_WRITEV:
 		return step_file(port, op, result);
 	case PROA_OP_SIGNAL:
-		if ((flags & PROA_MORE) && (op->options_ & OPT_NO_MORE) == 0 && port_has_room(port))
+		if ((flags & PROA_MORE) == 0 || (op->options_ & OPT_NO_MORE))
+			return false;
+		if (port_has_room(port))
 			port_complete(port, op, result, PROA_MORE);
+		else /* it is told in a later turn */
+			atomic_fetch_or(&port->signalled, UINT64_C(1) << (result - 1));
 		return false;
 	case PROA_OP_OPEN:
 		step_final(port, op, result);
@@ -424,7 +428,10 @@ void op_start(struct proa_port *port, struct proa_op *op)
 	do {
 		flags = 0;
 		op->state_ = OP_ACTIVE;
-		result = port->engine->start(port, op, &flags);
+		/* What a multishot one gives at once needs a place. */
+		result = (op_kinds[op->kind_] & K_MULTI) && !port_has_room(port)
+				 ? STEP_FULL
+				 : port->engine->start(port, op, &flags);
 		if (result == STEP_STARTED)
 			return;
 		if (result == STEP_FULL) {

@@ -8,6 +8,7 @@
  * the ones for large files.) */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #ifdef PROA_HAVE_KQUEUE
 #	include <sys/event.h>
@@ -386,6 +388,172 @@ static void run_short(const char *engine)
 	}
 }
 
+/* ---- memory that is short for a moment ---------------------------------------------- */
+
+#define POSTS 260 /* more than the port has room for from the start */
+
+static void shortage(bool begins)
+{
+	refusal.kind = MEMORY;
+	refusal.lasting = true;
+	atomic_store(&refusal.left, 1);
+	atomic_store(&refusal.calls, 0);
+	atomic_store(&refusal.armed, begins);
+}
+
+/* From here on there is no room for completions that are not final. */
+static void fill(struct proa_op *posts)
+{
+	struct proa_completion c;
+
+	for (int i = 0; i < POSTS; i++) {
+		proa_op_init(&posts[i], now.port, NULL);
+		proa_post(now.port, &posts[i], 0, NULL);
+	}
+	shortage(true);
+	if (proa_wait(now.port, &c, 1, 0) != 1)
+		complain("no post is handed over", 0);
+}
+
+/* Takes what comes until `op` has had `wanted` completions; how many it had. */
+static int taken_of(const struct proa_op *op, int wanted, int32_t *last)
+{
+	struct proa_completion c;
+	int count = 0;
+
+	for (int turns = 0; turns < POSTS + 500 && count < wanted; turns++) {
+		if (proa_wait(now.port, &c, 1, PROA_MILLISECOND) <= 0 || c.op != op)
+			continue;
+		count++;
+		*last = c.result;
+		proa_give_back(proa_lent(&c));
+	}
+	return count;
+}
+
+/* Whatever comes first then is told of later: a signal, bytes, a connection. */
+static void short_for_a_moment(const char *engine)
+{
+	static struct proa_op posts[3][POSTS], ops[3];
+	struct proa_port_options options = { .engine = engine };
+	struct proa_pool_options sizes = { .buffer_size = 4, .count = 4, .limit = 4 };
+	struct proa_completion c;
+	struct proa_pool *pool;
+	proa_handle pair[2], listener, accepted;
+	int32_t last = 0;
+	struct proa_op *op = ops;
+	int caller, count;
+
+	if (proa_port_open(&options, &now.port) < 0)
+		return;
+	for (int i = 0; i < 3; i++)
+		proa_op_init(&ops[i], now.port, NULL);
+	proa_prep_signal(op, SIGUSR1);
+	proa_submit(op, NULL);
+	fill(posts[op - ops]);
+	raise(SIGUSR1);
+	proa_wait(now.port, &c, 1, 0);
+	shortage(false);
+	count = taken_of(op, 1, &last);
+	if (count != 1 || last != SIGUSR1)
+		complain("a signal is told of so many times:", count);
+	proa_cancel_all(now.port);
+	taken_of(op, 1, &last);
+
+	if (proa_pool_open(now.port, &sizes, &pool) < 0 || proa_pair(now.port, pair) < 0 ||
+		write(pair[1], "12345678", 8) != 8)
+		complain("no pool, or no pair", 0);
+	proa_prep_recv_multi(++op, pair[0], pool, 0);
+	fill(posts[op - ops]);
+	proa_submit(op, NULL);
+	shortage(false);
+	count = taken_of(op, 2, &last);
+	if (count != 2 || last != 4)
+		complain("of two buffers' worth come:", count);
+	proa_cancel_all(now.port);
+	taken_of(op, 1, &last);
+	proa_discard(now.port, pair[0]);
+	proa_discard(now.port, pair[1]);
+	proa_pool_close(pool);
+
+	if (proa_listen(now.port, "127.0.0.1:0", NULL, &listener) < 0 ||
+		proa_local_address(listener, &now.address) < 0)
+		complain("no listener", 0);
+	caller = socket(now.address.to.any.sa_family, SOCK_STREAM, 0);
+	if (connect(caller, &now.address.to.any, now.address.length) < 0)
+		complain("no connection", errno);
+	proa_prep_accept_multi(++op, listener, 0);
+	fill(posts[op - ops]);
+	proa_submit(op, NULL);
+	shortage(false);
+	accepted = PROA_NO_HANDLE;
+	count = taken_of(op, 1, &accepted);
+	if (count != 1 || accepted < 0)
+		complain("connections that are handed over:", count);
+	proa_cancel_all(now.port);
+	taken_of(op, 1, &last);
+	proa_discard(now.port, accepted);
+	close(caller);
+	proa_discard(now.port, listener);
+	proa_port_close(now.port);
+}
+
+/* As the first thing that a process does: a connection is made, and there is no memory to
+ * know it by. What the engine knew of its number is nothing to the next. */
+static void dial_without_memory(const char *engine)
+{
+	struct proa_port_options options = { .engine = engine };
+	struct sockaddr_in any = { .sin_family = AF_INET };
+	int listener = socket(AF_INET, SOCK_STREAM, 0), count = 0;
+	struct proa_completion c;
+	proa_handle pair[2];
+	struct proa_op op;
+	int32_t last = 0;
+
+	if (proa_port_open(&options, &now.port) < 0)
+		return;
+	any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	if (bind(listener, (struct sockaddr *)&any, sizeof any) < 0 || listen(listener, 5) < 0 ||
+		proa_local_address(listener, &now.address) < 0)
+		complain("no listener", errno);
+	proa_op_init(&op, now.port, NULL);
+	proa_prep_dial(&op, &now.address, 0);
+	proa_submit(&op, NULL);
+	while (count == 0) {
+		shortage(true);
+		count = proa_wait(now.port, &c, 1, 2 * PROA_MILLISECOND);
+		shortage(false);
+	}
+	if (count == 1 && c.result >= 0)
+		proa_discard(now.port, c.result);
+	if (proa_pair(now.port, pair) < 0)
+		complain("no pair", 0);
+	proa_prep_recv(&op, pair[0], now.bytes, 10, 0);
+	proa_submit(&op, NULL);
+	proa_wait(now.port, &c, 1, 5 * PROA_MILLISECOND);
+	if (write(pair[1], "1", 1) != 1 || taken_of(&op, 1, &last) != 1 || last != 1)
+		complain("a receive behind a dial gives", last);
+	proa_discard(now.port, pair[0]);
+	proa_discard(now.port, pair[1]);
+	proa_port_close(now.port);
+	close(listener);
+}
+
+static void dial_in_a_process_of_its_own(const char *engine)
+{
+	int status = 0;
+	pid_t pid;
+
+	setenv("PROA_ENGINE", engine, 1);
+	pid = fork();
+	if (pid == 0) {
+		dial_without_memory(engine);
+		_exit(failures > 0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0 || status != 0)
+		complain("a dial without memory gives", status);
+}
+
 int main(int argc, char **argv)
 {
 #ifdef PROA_HAVE_KQUEUE
@@ -396,10 +564,20 @@ int main(int argc, char **argv)
 	int passed = 0, failed = 0, before;
 
 	signal(SIGPIPE, SIG_IGN);
+	for (size_t i = 0; i < sizeof(engines) / sizeof(engines[0]); i++)
+		dial_in_a_process_of_its_own(engines[i]);
+	printf("%-8s a dial without memory: %d failures\n", "all", failures);
+	passed += failures == 0;
+	failed += failures != 0;
 	for (size_t i = 0; i < sizeof(engines) / sizeof(engines[0]); i++) {
 		if (argc > 1 && strcmp(argv[1], engines[i]) != 0)
 			continue;
 		setenv("PROA_ENGINE", engines[i], 1);
+		before = failures;
+		short_for_a_moment(engines[i]);
+		printf("%-8s memory, for a moment: %d failures\n", engines[i], failures - before);
+		passed += failures == before;
+		failed += failures != before;
 		refusal.kind = KINDS;
 		play(engines[i]); /* what the process opens once */
 		for (int kind = 0; kind < KINDS * 2; kind++) {
