@@ -66,7 +66,8 @@ PROA_API uint64_t proa_op_count(const struct proa_op *op);
 PROA_API void proa_op_timeout(struct proa_op *op, int64_t ns);
 
 /* The same at an instant of proa_now()'s clock, progress or not. Both may be set.
- * After prep, or in flight. From the port's threads. */
+ * After prep, or in flight: a deadline that was the nearer of the two limits and is put
+ * off begins the time without progress again. From the port's threads. */
 PROA_API void proa_op_deadline(struct proa_op *op, int64_t when);
 
 /* When `op` is submitted `next` goes with it, and starts when `op` has done all that
