@@ -38,6 +38,26 @@ static void worker_cancel(struct proa_port *port, struct proa_op *op)
 		file_interrupt(op);
 }
 
+/* Its bytes are in the head's hands: stops those, and lane_sent() sees how far they came. */
+static void gathered_cancel(struct proa_port *port, struct proa_op *head)
+{
+	switch (head->state_) {
+	case OP_BACKLOG:
+		backlog_remove(port, head);
+		break;
+	case OP_PAUSED:
+		head->argument_ = 0;
+		break;
+	default:
+		port->engine->cancel(port, head);
+		return;
+	}
+	head->state_ = OP_ACTIVE;
+	if (head->timer_ != 0)
+		op_limit(port, head);
+	op_stepped(port, head, PROA_ECANCELED, 0);
+}
+
 void op_cancel(struct proa_port *port, struct proa_op *op)
 {
 	struct handle *handle;
@@ -64,14 +84,10 @@ void op_cancel(struct proa_port *port, struct proa_op *op)
 			lane_fail(port, handle, op, PROA_ECANCELED);
 		break;
 	case OP_ACTIVE:
-		if ((op->options_ & OPT_GATHERED) == 0) {
+		if ((op->options_ & OPT_GATHERED) == 0)
 			port->engine->cancel(port, op);
-		} else {
-			/* Its bytes are in the head's hands: stop those, and see
-			 * how far they came. */
-			handle = handle_find(port, op->handle_);
-			port->engine->cancel(port, handle->sends);
-		}
+		else
+			gathered_cancel(port, handle_find(port, op->handle_)->sends);
 		break;
 	case OP_BACKLOG:
 		backlog_remove(port, op);
