@@ -167,10 +167,11 @@ void ring_nap(int64_t timeout, int64_t most)
 	nanosleep(&(struct timespec) { .tv_nsec = (long)(timeout < most ? timeout : most) }, NULL);
 }
 
-static void watch_wake_up(struct proa_port *port, struct uring *uring)
+void ring_watch(struct proa_port *port, struct uring *uring)
 {
 	struct io_uring_sqe *sqe = ring_request(port, uring);
 
+	uring->unwatched = sqe == NULL;
 	if (sqe == NULL)
 		return;
 	sqe->opcode = IORING_OP_POLL_ADD;
@@ -199,7 +200,7 @@ void ring_enable(struct proa_port *port, struct uring *uring)
 		uring->can &= ~CAN_REGISTER;
 	/* Requests that would block go to kernel threads: no more than ours. */
 	io_uring_register_iowq_max_workers(&uring->ring, workers);
-	watch_wake_up(port, uring);
+	ring_watch(port, uring);
 }
 
 bool ring_has_requests(const struct uring *uring)

@@ -317,9 +317,6 @@ static void poll_completed(struct proa_port *port, struct proa_op *op, int32_t r
 
 static void woken(struct proa_port *port, unsigned cqe_flags)
 {
-	struct uring *uring = uring_of(port);
-	struct io_uring_sqe *sqe;
-
 	/* Each write reports; an eventfd's count need not be read. */
 	if (cqe_flags & IORING_CQE_F_MORE) {
 		if (port->wake_write != port->wake_handle)
@@ -327,14 +324,7 @@ static void woken(struct proa_port *port, unsigned cqe_flags)
 		return;
 	}
 	port_wake_drain(port);
-	sqe = ring_request(port, uring);
-	if (sqe == NULL)
-		return;
-	sqe->opcode = IORING_OP_POLL_ADD;
-	sqe->fd = port->wake_handle;
-	sqe->poll32_events = POLLIN;
-	sqe->len = (uring->can & CAN_POLL_MULTI) ? IORING_POLL_ADD_MULTI : 0;
-	sqe->user_data = TAG_WAKE;
+	ring_watch(port, uring_of(port));
 }
 
 /* ---- cancels once more --------------------------------------------------------- */
@@ -523,6 +513,8 @@ static void uring_turn(struct proa_port *port, int64_t timeout)
 			uring->owner = thread_self();
 		}
 	}
+	if (UNLIKELY(uring->unwatched))
+		ring_watch(port, uring);
 	if (UNLIKELY(uring->recancel)) {
 		if (uring->refused != 0) {
 			refused_turn(port, uring, timeout);

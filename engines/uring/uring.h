@@ -71,6 +71,7 @@ struct uring {
 	int refused; /* an errno: the kernel serves the ring no more; see refused.c */
 	int64_t fails; /* since when entries have failed; 0: the last one did not */
 	bool recancel; /* a cancel found no room */
+	bool unwatched; /* ... or the poll of the port's wake-up */
 	bool dropped; /* requests of a thread that has ended: it is not listened to any more */
 	int64_t unheard; /* ... or no ear: how long until they are sent again */
 	int event; /* an eventfd that the kernel writes to, for other loops; -1: none */
@@ -114,6 +115,8 @@ struct io_uring_sqe *ring_request(struct proa_port *port, struct uring *uring);
 /* Submits, and waits up to `timeout` ns for a completion. False: the kernel may not
  * have looked at what is to be done. */
 bool ring_enter(struct proa_port *port, struct uring *uring, int64_t timeout);
+/* Polls the port's wake-up descriptor. */
+void ring_watch(struct proa_port *port, struct uring *uring);
 bool ring_has_requests(const struct uring *uring);
 void ring_close(struct uring *uring);
 /* A request with scratch of its own. Giving the last scratch back is

@@ -498,6 +498,136 @@ static void short_for_a_moment(const char *engine)
 	proa_port_close(now.port);
 }
 
+/* ---- a ring that takes no more, for a moment -------------------------------------- */
+
+static void full_ring(bool begins, bool lasting, int number)
+{
+	refusal.kind = ENTRIES;
+	refusal.lasting = lasting;
+	atomic_store(&refusal.left, number);
+	atomic_store(&refusal.calls, 0);
+	atomic_store(&refusal.armed, begins);
+}
+
+static void *post_later(void *op)
+{
+	usleep(50000);
+	proa_post(now.port, op, 0, NULL);
+	return NULL;
+}
+
+#define ENDS 8 /* as many as the ring takes */
+
+/* No request is left when the port's wake-up is to be watched again: each receive that
+ * goes on has taken one. */
+static void full_when_woken(void)
+{
+	static struct proa_op ops[ENDS], posts[2];
+	proa_handle ends[ENDS][2];
+	struct proa_completion c;
+	pthread_t thread;
+	int64_t start;
+
+	proa_port_descriptor(now.port);
+	for (int i = 0; i < ENDS; i++) {
+		if (proa_pair(now.port, ends[i]) < 0)
+			complain("no pair", 0);
+		proa_op_init(&ops[i], now.port, NULL);
+		proa_prep_recv(&ops[i], ends[i][0], now.bytes + i * 2, 2, PROA_ALL);
+		proa_submit(&ops[i], NULL);
+	}
+	for (int i = 0; i < 2; i++)
+		proa_op_init(&posts[i], now.port, NULL);
+	while (proa_wait(now.port, &c, 1, PROA_MILLISECOND) != 0)
+		;
+	for (int i = 0; i < ENDS; i++)
+		if (write(ends[i][1], "x", 1) != 1)
+			complain("a byte is not written", i);
+	proa_post(now.port, &posts[0], 0, NULL);
+	full_ring(true, false, 2);
+	if (proa_wait(now.port, &c, 1, 0) != 1 || c.op != &posts[0])
+		complain("a post is not handed over", 0);
+	full_ring(false, false, 0);
+	while (proa_wait(now.port, &c, 1, PROA_MILLISECOND) != 0)
+		;
+	pthread_create(&thread, NULL, post_later, &posts[1]);
+	start = proa_now(now.port);
+	if (proa_wait(now.port, &c, 1, 2 * PROA_SECOND) != 1 || c.op != &posts[1] ||
+		proa_now(now.port) - start > 1900 * PROA_MILLISECOND)
+		complain("a post does not wake the port", 0);
+	pthread_join(thread, NULL);
+	proa_cancel_all(now.port);
+	for (int i = 0; i < ENDS; i++) {
+		proa_release(now.port, ends[i][0]);
+		proa_discard(now.port, ends[i][0]);
+		proa_discard(now.port, ends[i][1]);
+	}
+	while (proa_wait(now.port, &c, 1, 0) > 0)
+		;
+}
+
+/* A send whose bytes another would take along, which finds no request to wait with. */
+static void full_when_sending(void)
+{
+	static struct proa_op ops[ENDS], sends[2];
+	proa_handle ends[ENDS][2], ours;
+	struct proa_completion c;
+	int theirs, turns = 0;
+
+	if (proa_pipe(now.port, false, &ours, &theirs) < 0)
+		complain("no pipe", 0);
+	while (write(ours, now.bytes, sizeof now.bytes) > 0)
+		;
+	full_ring(true, true, 1);
+	for (int i = 0; i < ENDS; i++) {
+		if (proa_pair(now.port, ends[i]) < 0)
+			complain("no pair", 0);
+		proa_op_init(&ops[i], now.port, NULL);
+		proa_prep_recv(&ops[i], ends[i][0], now.bytes, 2, 0);
+		proa_submit(&ops[i], NULL);
+	}
+	for (int i = 0; i < 2; i++) {
+		proa_op_init(&sends[i], now.port, NULL);
+		proa_prep_send(&sends[i], ours, now.bytes, 10, 0);
+		proa_submit(&sends[i], NULL);
+	}
+	proa_wait(now.port, &c, 1, 0);
+	proa_cancel(&sends[1]);
+	full_ring(false, true, 0);
+	while (proa_op_pending(&sends[1]) && turns++ < 50)
+		proa_wait(now.port, &c, 1, 10 * PROA_MILLISECOND);
+	if (turns >= 50)
+		complain("a cancelled send waits for the pipe", 0);
+	if (!proa_op_pending(&sends[0]))
+		complain("a send has ended that was not cancelled", 0);
+	for (int i = 0; i < ENDS; i++) {
+		proa_release(now.port, ends[i][0]);
+		proa_discard(now.port, ends[i][0]);
+		proa_discard(now.port, ends[i][1]);
+	}
+	proa_release(now.port, ours);
+	proa_discard(now.port, ours);
+	close(theirs);
+	while (proa_wait(now.port, &c, 1, 0) > 0)
+		;
+}
+
+static void full_for_a_moment(const char *engine)
+{
+	struct proa_port_options options = { .engine = engine, .entries = ENDS };
+
+	for (int basic = 0; basic < 2; basic++) {
+		if (basic)
+			setenv("PROA_URING_OFF", "all", 1);
+		if (proa_port_open(&options, &now.port) == 0) {
+			full_when_sending();
+			full_when_woken();
+			proa_port_close(now.port);
+		}
+		unsetenv("PROA_URING_OFF");
+	}
+}
+
 /* As the first thing that a process does: a connection is made, and there is no memory to
  * know it by. What the engine knew of its number is nothing to the next. */
 static void dial_without_memory(const char *engine)
@@ -575,7 +705,9 @@ int main(int argc, char **argv)
 		setenv("PROA_ENGINE", engines[i], 1);
 		before = failures;
 		short_for_a_moment(engines[i]);
-		printf("%-8s memory, for a moment: %d failures\n", engines[i], failures - before);
+		full_for_a_moment(engines[i]);
+		printf("%-8s memory, the ring, for a moment: %d failures\n", engines[i],
+			failures - before);
 		passed += failures == before;
 		failed += failures != before;
 		refusal.kind = KINDS;
