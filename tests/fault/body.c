@@ -13,7 +13,7 @@
 
 #define TASKS_MOST 2048
 #define OWNED_MOST 128
-#define FAULT_ANY  (-1)
+#define ANY_HOW    (-1)
 
 struct proa_port *port;
 
@@ -58,7 +58,7 @@ static bool is_plausible(int code)
 {
 	if (fault_how == 0 || faults_come() == 0)
 		return false;
-	if (fault_how == FAULT_ANY || is_hearsay(code) ||
+	if (fault_how == ANY_HOW || is_hearsay(code) ||
 		code == proa_error_from_system((unsigned long)fault_how))
 		return true;
 #ifdef _WIN32

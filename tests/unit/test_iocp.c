@@ -1192,7 +1192,8 @@ static void polls_without_a_base(void **state)
 	six = socket(AF_INET6, SOCK_DGRAM, 0);
 	if (six == INVALID_SOCKET)
 		print_message("not shown: polls by IPv6, which is not here\n");
-	assert_int_equal(run(port, &op), six == INVALID_SOCKET ? PROA_EAFNOSUPPORT : PROA_WRITABLE);
+	assert_int_equal(
+		run(port, &op), six == INVALID_SOCKET ? PROA_EAFNOSUPPORT : (int32_t)PROA_WRITABLE);
 	closesocket(six);
 	assert_int_equal(sockets_failing, 0);
 	proa_prep_poll(&op, pair[0], PROA_WRITABLE);
