@@ -30,4 +30,13 @@ void body_signals(void);
 void body_fork(void);
 void body_outer_loop(void);
 
+/* ... that Windows has no likes of */
+void body_positions(void);
+void body_gathers(void);
+void body_terminal(void);
+void body_packets(void);
+void body_overlaps(void);
+void body_older(void);
+void body_cold(void);
+
 #endif

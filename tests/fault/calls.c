@@ -19,6 +19,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -44,62 +45,62 @@
 #endif
 
 /* One call. `adapt` runs when it is to be short; FAILED is what it then returns. */
-#define CALL_OF(type, failure, name, parameters, arguments, adapt, ...)               \
-	type faulty_##name parameters;                                                \
-	type faulty_##name parameters                                                 \
-	{                                                                             \
-		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
-		int how = fault_here(&site);                                          \
-		if (how == FAULT_SHORT) {                                             \
-			adapt;                                                        \
-		} else if (how != 0) {                                                \
-			errno = how;                                                  \
-			return failure;                                               \
-		}                                                                     \
-		return name arguments;                                                \
+#define CALL_OF(type, failure, name, parameters, arguments, adapt, ...) \
+	type faulty_##name parameters;                                  \
+	type faulty_##name parameters                                   \
+	{                                                               \
+		FAULT_SITE(site, #name, __VA_ARGS__);                   \
+		int how = fault_here(&site);                            \
+		if (how == FAULT_SHORT) {                               \
+			adapt;                                          \
+		} else if (how != 0) {                                  \
+			errno = how;                                    \
+			return failure;                                 \
+		}                                                       \
+		return name arguments;                                  \
 	}
 #define CALL(name, parameters, arguments, ...) \
 	CALL_OF(int, -1, name, parameters, arguments, (void)0, __VA_ARGS__)
 /* Those that make a descriptor which the library keeps to itself. */
-#define CALL_KEPT(name, parameters, arguments, ...)                                   \
-	int faulty_##name parameters;                                                 \
-	int faulty_##name parameters                                                  \
-	{                                                                             \
-		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
-		int how = fault_here(&site);                                          \
-		if (how != 0) {                                                       \
-			errno = how;                                                  \
-			return -1;                                                    \
-		}                                                                     \
-		return faults_descriptor(name arguments);                             \
+#define CALL_KEPT(name, parameters, arguments, ...)       \
+	int faulty_##name parameters;                     \
+	int faulty_##name parameters                      \
+	{                                                 \
+		FAULT_SITE(site, #name, __VA_ARGS__);     \
+		int how = fault_here(&site);              \
+		if (how != 0) {                           \
+			errno = how;                      \
+			return -1;                        \
+		}                                         \
+		return faults_descriptor(name arguments); \
 	}
 #define CALL_LONG(name, parameters, arguments, adapt, ...) \
 	CALL_OF(ssize_t, -1, name, parameters, arguments, adapt, __VA_ARGS__)
 /* With slices, of which a short call gets a part of the first. */
-#define CALL_SLICES(name, parameters, arguments, ...)                                 \
-	ssize_t faulty_##name parameters;                                             \
-	ssize_t faulty_##name parameters                                              \
-	{                                                                             \
-		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
-		int how = fault_here(&site);                                          \
-		struct iovec first;                                                   \
-		if (how == FAULT_SHORT) {                                             \
-			slices = cut_slices(&site, slices, &first);                   \
-			count = 1;                                                    \
-		} else if (how != 0) {                                                \
-			errno = how;                                                  \
-			return -1;                                                    \
-		}                                                                     \
-		return name arguments;                                                \
+#define CALL_SLICES(name, parameters, arguments, ...)               \
+	ssize_t faulty_##name parameters;                           \
+	ssize_t faulty_##name parameters                            \
+	{                                                           \
+		FAULT_SITE(site, #name, __VA_ARGS__);               \
+		int how = fault_here(&site);                        \
+		struct iovec first;                                 \
+		if (how == FAULT_SHORT) {                           \
+			slices = cut_slices(&site, slices, &first); \
+			count = 1;                                  \
+		} else if (how != 0) {                              \
+			errno = how;                                \
+			return -1;                                  \
+		}                                                   \
+		return name arguments;                              \
 	}
 /* Those that return an error number. */
-#define CALL_CODE(name, parameters, arguments, ...)                                   \
-	int faulty_##name parameters;                                                 \
-	int faulty_##name parameters                                                  \
-	{                                                                             \
-		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
-		int how = fault_here(&site);                                          \
-		return how != 0 ? how : name arguments;                               \
+#define CALL_CODE(name, parameters, arguments, ...)     \
+	int faulty_##name parameters;                   \
+	int faulty_##name parameters                    \
+	{                                               \
+		FAULT_SITE(site, #name, __VA_ARGS__);   \
+		int how = fault_here(&site);            \
+		return how != 0 ? how : name arguments; \
 	}
 
 /* ---- being short ------------------------------------------------------------------ */
@@ -166,9 +167,10 @@ CALL(getpeername, (int fd, struct sockaddr *name, socklen_t *length), (fd, name,
 #ifdef PROA_HAVE_ACCEPT4
 CALL(accept4, (int fd, struct sockaddr *from, socklen_t *length, int flags),
 	(fd, from, length, flags), EMFILE, ENFILE, ENOMEM, ECONNABORTED, EINTR, EPERM)
-#endif
+#else
 CALL(accept, (int fd, struct sockaddr *from, socklen_t *length), (fd, from, length), EMFILE, ENFILE,
 	ENOMEM, ECONNABORTED, EINTR, EPERM)
+#endif
 CALL_LONG(recv, (int fd, void *to, size_t length, int flags), (fd, to, length, flags),
 	length = cut_receive(&site, fd, length), FAULT_SHORT, EINTR, ECONNRESET, ENOMEM, ETIMEDOUT)
 CALL_LONG(recvmsg, (int fd, struct msghdr *message, int flags), (fd, message, flags), (void)0,
@@ -179,11 +181,9 @@ CALL_LONG(send, (int fd, const void *from, size_t length, int flags), (fd, from,
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags);
 ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags)
 {
-	static struct fault_site stream = { "sendmsg",
-		{ FAULT_SHORT, EINTR, ECONNRESET, ENOBUFS, EPIPE }, 0, false };
+	FAULT_SITE(stream, "sendmsg", FAULT_SHORT, EINTR, ECONNRESET, ENOBUFS, EPIPE);
 	/* A full queue, of which no event tells that it is full no more. */
-	static struct fault_site datagram = { "sendto", { EINTR, ECONNREFUSED, EPERM, ENOBUFS }, 0,
-		false };
+	FAULT_SITE(datagram, "sendto", EINTR, ECONNREFUSED, EPERM, ENOBUFS);
 	struct fault_site *site = is_stream(fd) ? &stream : &datagram;
 	int how = fault_here(site);
 	struct msghdr shorter = *message;
@@ -204,8 +204,7 @@ ssize_t faulty_sendmsg(int fd, const struct msghdr *message, int flags)
 int faulty_connect(int fd, const struct sockaddr *to, socklen_t length);
 int faulty_connect(int fd, const struct sockaddr *to, socklen_t length)
 {
-	static struct fault_site site = { "connect",
-		{ ECONNREFUSED, ENETUNREACH, ETIMEDOUT, ENOMEM, EAGAIN, EINTR }, 0, false };
+	FAULT_SITE(site, "connect", ECONNREFUSED, ENETUNREACH, ETIMEDOUT, ENOMEM, EAGAIN, EINTR);
 	int family = to->sa_family, how = fault_here(&site), result;
 
 	if (how == EAGAIN && family != AF_UNIX)
@@ -230,13 +229,14 @@ CALL_SLICES(writev, (int fd, const struct iovec *slices, int count), (fd, slices
 	FAULT_SHORT, EINTR, EIO, EPIPE, ENOSPC)
 CALL_LONG(pread, (int fd, void *to, size_t length, off_t at), (fd, to, length, at),
 	length = cut(&site, length), FAULT_SHORT, EINTR, EIO)
-CALL_LONG(pwrite, (int fd, const void *from, size_t length, off_t at), (fd, from, length, at),
-	length = cut(&site, length), FAULT_SHORT, EINTR, EIO, ENOSPC)
 #ifdef PROA_HAVE_PREADV
 CALL_SLICES(preadv, (int fd, const struct iovec *slices, int count, off_t at),
 	(fd, slices, count, at), FAULT_SHORT, EINTR, EIO)
 CALL_SLICES(pwritev, (int fd, const struct iovec *slices, int count, off_t at),
 	(fd, slices, count, at), FAULT_SHORT, EINTR, EIO, ENOSPC, EDQUOT)
+#else
+CALL_LONG(pwrite, (int fd, const void *from, size_t length, off_t at), (fd, from, length, at),
+	length = cut(&site, length), FAULT_SHORT, EINTR, EIO, ENOSPC)
 #endif
 #ifdef PROA_HAVE_RWF_NOWAIT
 CALL_SLICES(preadv2, (int fd, const struct iovec *slices, int count, off_t at, int flags),
@@ -255,12 +255,32 @@ CALL(mkdir, (const char *path, mode_t mode), (path, mode), ENOSPC, EROFS)
 CALL(stat, (const char *path, struct stat *out), (path, out), EIO, ENOMEM)
 CALL(fstat, (int fd, struct stat *out), (fd, out), EIO, ENOMEM)
 CALL_OF(off_t, -1, lseek, (int fd, off_t to, int from), (fd, to, from), (void)0, EIO)
-CALL(pipe, (int ends[2]), (ends), EMFILE, ENFILE)
 #ifdef PROA_HAVE_PIPE2
 CALL(pipe2, (int ends[2], int flags), (ends, flags), EMFILE, ENFILE)
+#else
+CALL(pipe, (int ends[2]), (ends), EMFILE, ENFILE)
 #endif
 CALL(dup2, (int from, int to), (from, to), EMFILE, EBUSY)
 CALL_OF(int, 0, isatty, (int fd), (fd), (void)0, EIO)
+
+/* How much a socket has. */
+int faulty_ioctl(int fd, unsigned long request, ...);
+int faulty_ioctl(int fd, unsigned long request, ...)
+{
+	FAULT_SITE(site, "ioctl", ENOMEM);
+	int how = fault_here(&site);
+	va_list rest;
+	void *argument;
+
+	if (how > 0) {
+		errno = how;
+		return -1;
+	}
+	va_start(rest, request);
+	argument = va_arg(rest, void *);
+	va_end(rest);
+	return ioctl(fd, request, argument);
+}
 
 /* A wake-up is written and read in these lengths, and can but be interrupted. */
 #define WAKE_WRITTEN 8
@@ -270,8 +290,8 @@ ssize_t faulty_read(int fd, void *to, size_t length);
 ssize_t faulty_read(int fd, void *to, size_t length)
 {
 	/* EIO is how a terminal tells that it has ended. */
-	static struct fault_site site = { "read", { FAULT_SHORT, EINTR, ENOMEM }, 0, false };
-	static struct fault_site drain = { "read_wake", { EINTR }, 0, false };
+	FAULT_SITE(site, "read", FAULT_SHORT, EINTR, ENOMEM);
+	FAULT_SITE(drain, "read_wake", EINTR);
 	int how = fault_here(length == WAKE_READ ? &drain : &site);
 
 	if (how == FAULT_SHORT)
@@ -285,9 +305,8 @@ ssize_t faulty_read(int fd, void *to, size_t length)
 ssize_t faulty_write(int fd, const void *from, size_t length);
 ssize_t faulty_write(int fd, const void *from, size_t length)
 {
-	static struct fault_site site = { "write", { FAULT_SHORT, EINTR, EIO, EPIPE, ENOSPC }, 0,
-		false };
-	static struct fault_site wake = { "write_wake", { EINTR }, 0, false };
+	FAULT_SITE(site, "write", FAULT_SHORT, EINTR, EIO, EPIPE, ENOSPC);
+	FAULT_SITE(wake, "write_wake", EINTR);
 	int how = fault_here(length == WAKE_WRITTEN ? &wake : &site);
 
 	if (how == FAULT_SHORT)
@@ -302,7 +321,7 @@ ssize_t faulty_write(int fd, const void *from, size_t length)
 int faulty_close(int fd);
 int faulty_close(int fd)
 {
-	static struct fault_site site = { "close", { EINTR, EIO }, 0, false };
+	FAULT_SITE(site, "close", EINTR, EIO);
 	int how = fault_here(&site), result;
 
 	faults_descriptor_gone(fd); /* before another thread has the number again */
@@ -316,8 +335,7 @@ int faulty_close(int fd)
 int faulty_open(const char *path, int flags, ...);
 int faulty_open(const char *path, int flags, ...)
 {
-	static struct fault_site site = { "open", { EINTR, EMFILE, ENFILE, EACCES, ENOMEM }, 0,
-		false };
+	FAULT_SITE(site, "open", EINTR, EMFILE, ENFILE, EACCES, ENOMEM);
 	int how = fault_here(&site);
 	va_list rest;
 	mode_t mode;
@@ -335,8 +353,8 @@ int faulty_open(const char *path, int flags, ...)
 int faulty_fcntl(int fd, int command, ...);
 int faulty_fcntl(int fd, int command, ...)
 {
-	static struct fault_site site = { "fcntl", { EIO }, 0, false };
-	static struct fault_site copy = { "dupfd", { EMFILE }, 0, false };
+	FAULT_SITE(site, "fcntl", EIO);
+	FAULT_SITE(copy, "dupfd", EMFILE);
 	/* To ask whether one is open is to know it. */
 	int how = command == F_GETFD ? 0 : fault_here(command == F_DUPFD_CLOEXEC ? &copy : &site);
 	va_list rest;
@@ -369,7 +387,7 @@ CALL(epoll_wait, (int fd, struct epoll_event *events, int most, int timeout),
 int faulty_epoll_ctl(int fd, int how_so, int what, struct epoll_event *event);
 int faulty_epoll_ctl(int fd, int how_so, int what, struct epoll_event *event)
 {
-	static struct fault_site site = { "epoll_ctl", { ENOMEM, ENOSPC }, 0, false };
+	FAULT_SITE(site, "epoll_ctl", ENOMEM, ENOSPC);
 	int how = how_so == EPOLL_CTL_DEL ? 0 : fault_here(&site);
 
 	if (how == 0)
@@ -387,12 +405,11 @@ CALL_KEPT(timerfd_create, (int clock, int flags), (clock, flags), EMFILE, ENFILE
 /* Raw ones, by number. */
 static struct fault_site *raw_site(long number)
 {
-	static struct fault_site pidfd = { "pidfd_open", { ENOSYS, EPERM, EMFILE, ENOMEM }, 0,
-		false };
-	static struct fault_site range = { "close_range", { ENOSYS, EPERM }, 0, false };
-	static struct fault_site list = { "getdents64", { EIO }, 0, false };
-	static struct fault_site wait = { "epoll_pwait2", { EINTR, ENOSYS, EPERM }, 0, false };
-	static struct fault_site select = { "pselect6", { EINTR, ENOMEM }, 0, false };
+	FAULT_SITE(pidfd, "pidfd_open", ENOSYS, EPERM, EMFILE, ENOMEM);
+	FAULT_SITE(range, "close_range", ENOSYS, EPERM);
+	FAULT_SITE(list, "getdents64", EIO);
+	FAULT_SITE(wait, "epoll_pwait2", EINTR, ENOSYS, EPERM);
+	FAULT_SITE(select, "pselect6", EINTR, ENOMEM);
 
 	switch (number) {
 	case SYS_pidfd_open:
@@ -451,8 +468,8 @@ int faulty_kevent(int fd, const struct kevent *changes, int count, struct kevent
 int faulty_kevent(int fd, const struct kevent *changes, int count, struct kevent *events, int room,
 	const struct timespec *timeout)
 {
-	static struct fault_site set = { "kevent_set", { ENOMEM }, 0, false };
-	static struct fault_site wait = { "kevent", { EINTR }, 0, false };
+	FAULT_SITE(set, "kevent_set", ENOMEM);
+	FAULT_SITE(wait, "kevent", EINTR);
 	bool waits = room > 0 && (timeout == NULL || timeout->tv_sec > 0 || timeout->tv_nsec > 0);
 	bool sets = count > 0 && (changes[0].flags & EV_ADD);
 	int how = waits ? fault_here(&wait) : sets ? fault_here(&set) : 0;
@@ -472,11 +489,14 @@ CALL(execve, (const char *path, char *const *arguments, char *const *environment
 	(path, arguments, environment), EACCES, ENOMEM, ENOEXEC, ENOENT)
 CALL(chdir, (const char *path), (path), EACCES, ENOMEM)
 CALL(kill, (pid_t pid, int number), (pid, number), EPERM, ESRCH)
+/* Files of 64 bits name it as they name calls for files. */
+#undef getrlimit
+CALL(getrlimit, (__rlimit_resource_t which, struct rlimit *out), (which, out), EINVAL)
 /* Another may have reaped it. */
 pid_t faulty_waitpid(pid_t pid, int *status, int options);
 pid_t faulty_waitpid(pid_t pid, int *status, int options)
 {
-	static struct fault_site site = { "waitpid", { EINTR, ECHILD }, 0, false };
+	FAULT_SITE(site, "waitpid", EINTR, ECHILD);
 	int how = fault_here(&site);
 	pid_t reaped = how == EINTR ? -1 : waitpid(pid, status, options);
 
@@ -489,7 +509,6 @@ pid_t faulty_waitpid(pid_t pid, int *status, int options)
 
 CALL(waitid, (idtype_t type, id_t id, siginfo_t *info, int options), (type, id, info, options),
 	EINTR)
-CALL(nanosleep, (const struct timespec *time, struct timespec *left), (time, left), EINTR)
 CALL(sigaction, (int number, const struct sigaction *set, struct sigaction *before),
 	(number, set, before), EINVAL)
 CALL_CODE(pthread_create,
@@ -508,7 +527,7 @@ CALL_CODE(pthread_cond_init, (pthread_cond_t * cond, const pthread_condattr_t *h
 int fault_of_vfork(void);
 int fault_of_vfork(void)
 {
-	static struct fault_site site = { "vfork", { EAGAIN, ENOMEM }, 0, false };
+	FAULT_SITE(site, "vfork", EAGAIN, ENOMEM);
 	int how = fault_here(&site);
 
 	if (how > 0)
@@ -543,7 +562,7 @@ pid_t faulty_vfork(void)
 void *faulty_malloc(size_t size);
 void *faulty_malloc(size_t size)
 {
-	static struct fault_site site = { "malloc", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "malloc", ENOMEM);
 	void *block = fault_here(&site) != 0 ? NULL : malloc(size);
 
 	if (block == NULL)
@@ -556,7 +575,7 @@ void *faulty_malloc(size_t size)
 void *faulty_calloc(size_t count, size_t size);
 void *faulty_calloc(size_t count, size_t size)
 {
-	static struct fault_site site = { "calloc", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "calloc", ENOMEM);
 	void *block = fault_here(&site) != 0 ? NULL : calloc(count, size);
 
 	if (block == NULL)
@@ -569,7 +588,7 @@ void *faulty_calloc(size_t count, size_t size)
 void *faulty_realloc(void *from, size_t size);
 void *faulty_realloc(void *from, size_t size)
 {
-	static struct fault_site site = { "realloc", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "realloc", ENOMEM);
 	void *block = fault_here(&site) != 0 ? NULL : realloc(from, size);
 
 	if (block == NULL)
@@ -590,7 +609,7 @@ void faulty_free(void *block)
 void *faulty_mmap(void *at, size_t length, int access, int flags, int fd, off_t offset);
 void *faulty_mmap(void *at, size_t length, int access, int flags, int fd, off_t offset)
 {
-	static struct fault_site site = { "mmap", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "mmap", ENOMEM);
 	void *map = MAP_FAILED;
 
 	if (fault_here(&site) == 0)
@@ -609,6 +628,9 @@ int faulty_munmap(void *at, size_t length)
 	return munmap(at, length);
 }
 
+#ifndef PROA_HAVE_RWF_NOWAIT
+CALL(mincore, (void *at, size_t length, unsigned char *pages), (at, length, pages), EAGAIN, ENOMEM)
+#endif
 CALL(madvise, (void *at, size_t length, int advice), (at, length, advice), ENOMEM, EINVAL)
 #ifdef PROA_HAVE_FADVISE
 CALL_CODE(posix_fadvise, (int fd, off_t at, off_t length, int advice), (fd, at, length, advice),
@@ -621,7 +643,7 @@ int faulty_getaddrinfo(
 int faulty_getaddrinfo(
 	const char *host, const char *service, const struct addrinfo *hints, struct addrinfo **out)
 {
-	static struct fault_site site = { "getaddrinfo", { EAGAIN, ENOMEM, EIO }, 0, false };
+	FAULT_SITE(site, "getaddrinfo", EAGAIN, ENOMEM, EIO);
 	int how = fault_here(&site), code;
 
 	if (how != 0) {

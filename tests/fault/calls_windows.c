@@ -22,11 +22,8 @@
 
 #include "fault.h"
 
-#define SITE_OF(variable, name, ...)                                             \
-	static struct fault_site variable = { name, { __VA_ARGS__ }, 0, false }; \
-	FAULT_LISTED("m", variable##_listed, &variable)
-#define SITE(name, ...)                   \
-	SITE_OF(site, name, __VA_ARGS__); \
+#define SITE(name, ...)                      \
+	FAULT_SITE(site, name, __VA_ARGS__); \
 	int how = fault_here(&site)
 
 /* One call. FAILED is what it then returns. */
@@ -147,7 +144,7 @@ NTSTATUS WINAPI faulty_NtQueryInformationFile(
 NTSTATUS WINAPI faulty_NtQueryInformationFile(
 	HANDLE file, PIO_STATUS_BLOCK io, PVOID out, ULONG size, FILE_INFORMATION_CLASS which)
 {
-	SITE_OF(site, "NtQueryInformationFile", ERROR_NO_SYSTEM_RESOURCES);
+	FAULT_SITE(site, "NtQueryInformationFile", ERROR_NO_SYSTEM_RESOURCES);
 	int how = (int)which == FILE_NOTIFICATION_MODES ? fault_here(&site) : 0;
 
 	return how != 0 ? STATUS_INSUFFICIENT_RESOURCES
@@ -223,8 +220,8 @@ int WINAPI faulty_WSAStartup(WORD version, LPWSADATA data)
 int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags);
 int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags)
 {
-	SITE_OF(site, "recv", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAETIMEDOUT);
-	SITE_OF(drain, "recv_wake", WSAENOBUFS);
+	FAULT_SITE(site, "recv", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAETIMEDOUT);
+	FAULT_SITE(drain, "recv_wake", WSAENOBUFS);
 	int how = fault_here(length == WAKE_READ ? &drain : &site);
 
 	if (how == FAULT_SHORT)
@@ -235,8 +232,8 @@ int WINAPI faulty_recv(SOCKET s, char *to, int length, int flags)
 int WINAPI faulty_send(SOCKET s, const char *from, int length, int flags);
 int WINAPI faulty_send(SOCKET s, const char *from, int length, int flags)
 {
-	SITE_OF(site, "send", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAECONNABORTED);
-	SITE_OF(wake, "send_wake", WSAENOBUFS);
+	FAULT_SITE(site, "send", FAULT_SHORT, WSAECONNRESET, WSAENOBUFS, WSAECONNABORTED);
+	FAULT_SITE(wake, "send_wake", WSAENOBUFS);
 	int how = fault_here(length == WAKE_WRITTEN ? &wake : &site);
 
 	if (how == FAULT_SHORT)
@@ -446,7 +443,7 @@ CALL_BOOL(DuplicateHandle,
 BOOL WINAPI faulty_SetFilePointerEx(HANDLE file, LARGE_INTEGER to, PLARGE_INTEGER now, DWORD from);
 BOOL WINAPI faulty_SetFilePointerEx(HANDLE file, LARGE_INTEGER to, PLARGE_INTEGER now, DWORD from)
 {
-	SITE_OF(site, "SetFilePointerEx", ERROR_IO_DEVICE);
+	FAULT_SITE(site, "SetFilePointerEx", ERROR_IO_DEVICE);
 	int how = from == FILE_BEGIN ? 0 : fault_here(&site);
 
 	if (how == 0)
@@ -492,6 +489,21 @@ BOOL WINAPI faulty_WriteFile(
 	return WriteFile(file, from, length, moved, overlapped);
 }
 
+/* It tells how a call has ended, and there is no end before that. */
+BOOL WINAPI faulty_GetOverlappedResult(
+	HANDLE file, LPOVERLAPPED overlapped, LPDWORD moved, BOOL waits);
+BOOL WINAPI faulty_GetOverlappedResult(
+	HANDLE file, LPOVERLAPPED overlapped, LPDWORD moved, BOOL waits)
+{
+	SITE("GetOverlappedResult", ERROR_IO_DEVICE, ERROR_NO_SYSTEM_RESOURCES);
+	BOOL good = GetOverlappedResult(file, overlapped, moved, waits);
+
+	if (!good || how == 0)
+		return good;
+	SetLastError((DWORD)how);
+	return FALSE;
+}
+
 /* ---- processes, threads, modules -------------------------------------------------------- */
 
 CALL_BOOL(CreateProcessW,
@@ -500,6 +512,22 @@ CALL_BOOL(CreateProcessW,
 		LPSTARTUPINFOW start, LPPROCESS_INFORMATION out),
 	(program, line, process, thread, inherit, flags, environment, directory, start, out),
 	ERROR_FILE_NOT_FOUND, ERROR_ACCESS_DENIED, ERROR_NOT_ENOUGH_MEMORY, ERROR_BAD_EXE_FORMAT)
+
+/* Without a list it tells but how large one is. */
+BOOL WINAPI faulty_InitializeProcThreadAttributeList(
+	LPPROC_THREAD_ATTRIBUTE_LIST list, DWORD count, DWORD flags, PSIZE_T size);
+BOOL WINAPI faulty_InitializeProcThreadAttributeList(
+	LPPROC_THREAD_ATTRIBUTE_LIST list, DWORD count, DWORD flags, PSIZE_T size)
+{
+	FAULT_SITE(site, "InitializeProcThreadAttributeList", ERROR_NOT_ENOUGH_MEMORY);
+	int how = list == NULL ? 0 : fault_here(&site);
+
+	if (how == 0)
+		return InitializeProcThreadAttributeList(list, count, flags, size);
+	SetLastError((DWORD)how);
+	return FALSE;
+}
+
 CALL_BOOL(UpdateProcThreadAttribute,
 	(LPPROC_THREAD_ATTRIBUTE_LIST list, DWORD flags, DWORD_PTR which, PVOID value, SIZE_T size,
 		PVOID before, PSIZE_T room),

@@ -86,8 +86,7 @@ static _Noreturn void case_process(struct slot *slot, enum case_kind kind)
 			close(processes[i].output);
 	alarm(seconds());
 	case_run(slot->body, counts ? NULL : &slot->plan, slot->counted);
-	if (counts)
-		case_note(slot->counted);
+	case_note(slot->counted);
 	slot->body->run();
 	if (counts)
 		look(&slot->counted->left);

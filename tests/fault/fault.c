@@ -14,8 +14,9 @@
 #	include <ntstatus.h>
 #endif
 
-#define SITES_MOST 256
-#define IN_A_ROW   60
+#define SITES_MOST  256
+#define IN_A_ROW    60
+#define FORCED_MOST 4
 
 /* What is made again, as often as it comes: EINTR; and on Windows the end of a call that
  * nobody has asked to end. */
@@ -31,6 +32,12 @@ static atomic_uint come, site_count;
 static atomic_long blocks;
 static struct fault_site *sites[SITES_MOST];
 static bool told;
+static struct {
+	const char *name;
+	int how;
+	unsigned times; /* 0: always */
+	atomic_uint come;
+} forced[FORCED_MOST];
 
 static const struct {
 	int how;
@@ -273,6 +280,17 @@ static bool is_due(const struct fault_site *site, unsigned number)
 	       (number - plan.nth < IN_A_ROW || !faults_is_soft(plan.name, plan.how));
 }
 
+static int forced_how(const struct fault_site *site)
+{
+	for (int i = 0; i < FORCED_MOST && forced[i].name != NULL; i++)
+		if (strcmp(forced[i].name, site->name) == 0)
+			return forced[i].times == 0 || atomic_fetch_add(&forced[i].come, 1) <
+							       forced[i].times
+				       ? forced[i].how
+				       : 0;
+	return 0;
+}
+
 int fault_here_if(struct fault_site *site, bool hard)
 {
 	unsigned number;
@@ -282,8 +300,9 @@ int fault_here_if(struct fault_site *site, bool hard)
 		return 0;
 	enlist(site);
 	number = atomic_fetch_add(&site->calls, 1) + 1;
-	if (!atomic_load(&armed))
-		return 0;
+	how = forced_how(site);
+	if (how != 0 || !atomic_load(&armed))
+		return how;
 	if (plan.nth == 0)
 		how = by_seed(site, number, hard);
 	else if (is_due(site, number) && plan.how == FAULT_ANY)
@@ -318,6 +337,20 @@ void faults_end(void)
 {
 	atomic_store(&armed, false);
 	atomic_store(&counting, false);
+	memset(forced, 0, sizeof forced);
+}
+
+void faults_force(const char *name, int how, unsigned times)
+{
+	for (int i = 0; i < FORCED_MOST; i++)
+		if (forced[i].name == NULL || strcmp(forced[i].name, name) == 0) {
+			forced[i].how = how;
+			forced[i].times = times;
+			atomic_store(&forced[i].come, 0);
+			forced[i].name = name;
+			return;
+		}
+	abort();
 }
 
 unsigned faults_come(void)
@@ -352,11 +385,17 @@ unsigned faults_all(struct fault_site **out, unsigned most)
 
 #else
 
+/* The linker's names for the section's ends. */
+extern struct fault_site *__start_fault_sites[], *__stop_fault_sites[];
+
 unsigned faults_all(struct fault_site **out, unsigned most)
 {
-	(void)out;
-	(void)most;
-	return 0;
+	unsigned count = 0;
+
+	for (struct fault_site **at = __start_fault_sites; at < __stop_fault_sites && count < most;
+		at++)
+		out[count++] = *at;
+	return count;
 }
 
 #endif

@@ -70,18 +70,27 @@ const char *fault_way(int how);
 /* Faults come from here (NULL: none, calls are counted alone) to faults_end(). */
 void faults_begin(const struct fault_plan *plan);
 void faults_end(void);
+/* Until then the next calls of a site fail so (`times` of them; 0: all), which is none of the
+ * plan's faults: for what is called in its stead. */
+void faults_force(const char *name, int how, unsigned times);
 /* How many have come since faults_begin(). */
 unsigned faults_come(void);
 
 /* The sites that have been called since the process began. */
 unsigned faults_sites(struct fault_site **out, unsigned most);
-/* All that there are, called or not, where the linker lists them: on Windows. */
+/* All that there are, called or not: the linker lists them. */
 unsigned faults_all(struct fault_site **out, unsigned most);
 #ifdef _WIN32
 #	define FAULT_LISTED(place, name, at)        \
 		static struct fault_site *const name \
 			__attribute__((section(".fault$" place), used)) = at
+#else
+#	define FAULT_LISTED(place, name, at) \
+		static struct fault_site *name __attribute__((section("fault_sites"), used)) = at
 #endif
+#define FAULT_SITE(variable, its_name, ...)                                          \
+	static struct fault_site variable = { its_name, { __VA_ARGS__ }, 0, false }; \
+	FAULT_LISTED("m", variable##_listed, &variable)
 /* Blocks that the library has not freed. */
 long faults_blocks(void);
 void faults_block(int more);

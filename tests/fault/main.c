@@ -66,6 +66,13 @@ const struct body bodies[] = {
 	{ "signals", body_signals, NULL },
 	ON_UNIX(fork, "there is no fork"),
 	ON_UNIX(outer_loop, "a port has no descriptor"),
+	ON_UNIX(positions, "the calls are those of files with a position"),
+	ON_UNIX(gathers, "no call writes several pieces to a pipe"),
+	ON_UNIX(terminal, "no terminal can be made"),
+	ON_UNIX(packets, "no stream keeps messages apart"),
+	ON_UNIX(overlaps, "handles of children have no numbers of their own"),
+	ON_UNIX(older, "it is about older kernels of Linux"),
+	ON_UNIX(cold, "the system does not tell what lies in its cache"),
 };
 const unsigned body_count = sizeof bodies / sizeof bodies[0];
 
@@ -259,7 +266,34 @@ static void await_cases(void)
 			settle_one();
 }
 
-/* Calls that can be made to fail, and that no body has made on any engine. */
+#ifndef _WIN32
+/* Calls that bodies may not come to, and why. */
+static const struct {
+	const char *name, *why;
+} excused[] = {
+	{ "lseek", "a receive that peeks at a file is refused before: lib/op.c" },
+	{ "uring_ftruncate", "Linux 6.9" },
+	{ "uring_mkdirat", "Linux 5.15" },
+	{ "uring_renameat", "Linux 5.11" },
+	{ "uring_unlinkat", "Linux 5.11" },
+	{ "unregister_buf_ring", "Linux 5.19" },
+};
+#	define EXCUSED (sizeof excused / sizeof excused[0])
+#endif
+
+static const char *excuse_for(const char *name)
+{
+#ifndef _WIN32
+	for (size_t i = 0; i < EXCUSED; i++)
+		if (strcmp(excused[i].name, name) == 0)
+			return excused[i].why;
+#endif
+	(void)name;
+	return NULL;
+}
+
+/* Calls that can be made to fail, and that no body has made on any engine. (What a child
+ * does before it is another program counts where vfork() shares the memory.) */
 static void tell_uncalled(void)
 {
 	struct fault_site *sites[2 * SITES_MOST];
@@ -267,8 +301,17 @@ static void tell_uncalled(void)
 
 	if (wishes.engine != NULL || wishes.body != NULL)
 		return;
+	if (skipped > 0) {
+		printf("not told which calls no body makes: not all engines are here\n");
+		return;
+	}
 	for (unsigned i = 0; i < count; i++)
-		if (!is_called(sites[i]->name)) {
+		if (is_called(sites[i]->name)) {
+			continue;
+		} else if (excuse_for(sites[i]->name) != NULL) {
+			printf("no body calls for %s: %s\n", sites[i]->name,
+				excuse_for(sites[i]->name));
+		} else {
 			printf("FAILED no body calls for %s\n", sites[i]->name);
 			failed++;
 		}

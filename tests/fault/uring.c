@@ -70,33 +70,50 @@ __attribute__((constructor)) static void watch_forks(void)
 /* The wake-up's poll has a name of its own: its user_data is no op's. */
 #define WAKE 3u
 
-static struct fault_site sites[] = {
-	[IORING_OP_RECV] = { "uring_recv", { FAULT_SHORT, ECONNRESET, ENOMEM, EINTR }, 0, false },
-	[IORING_OP_RECVMSG] = { "uring_recvmsg", { ENOMEM, EINTR }, 0, false },
-	[IORING_OP_SEND] = { "uring_send", { FAULT_SHORT, EPIPE, ECONNRESET, EINTR, EAGAIN }, 0,
-		false },
-	[IORING_OP_SENDMSG] = { "uring_sendmsg", { EPIPE, ENOBUFS, EINTR, EAGAIN }, 0, false },
-	[IORING_OP_ACCEPT] = { "uring_accept", { EMFILE, ENOMEM, ECONNABORTED, EINTR }, 0, false },
-	[IORING_OP_CONNECT] = { "uring_connect", { ECONNREFUSED, ETIMEDOUT, ENOMEM }, 0, false },
-	[IORING_OP_POLL_ADD] = { "uring_poll", { ENOMEM }, 0, false },
-	[IORING_OP_ASYNC_CANCEL] = { "uring_cancel", { EALREADY }, 0, false },
-	[IORING_OP_READ] = { "uring_read", { FAULT_SHORT, EIO, EINTR, EAGAIN, ENOMEM }, 0, false },
-	[IORING_OP_WRITE] = { "uring_write", { FAULT_SHORT, EIO, ENOSPC, EINTR, EAGAIN }, 0,
-		false },
-	[IORING_OP_READV] = { "uring_readv", { EIO, EINTR, EAGAIN, ENOMEM }, 0, false },
-	[IORING_OP_WRITEV] = { "uring_writev", { EIO, ENOSPC, EINTR, EAGAIN }, 0, false },
-	[IORING_OP_FSYNC] = { "uring_fsync", { EIO, ENOSPC, EINTR }, 0, false },
-	[IORING_OP_OPENAT] = { "uring_openat", { EMFILE, ENOMEM, EINTR, EAGAIN }, 0, false },
-	[IORING_OP_STATX] = { "uring_statx", { ENOMEM, EIO }, 0, false },
-	[IORING_OP_RENAMEAT] = { "uring_renameat", { EROFS, ENOSPC }, 0, false },
-	[IORING_OP_UNLINKAT] = { "uring_unlinkat", { EROFS, EIO }, 0, false },
-	[IORING_OP_MKDIRAT] = { "uring_mkdirat", { EROFS, ENOSPC }, 0, false },
-	[KERNEL_OP_FTRUNCATE] = { "uring_ftruncate", { EIO, EINTR }, 0, false },
+FAULT_SITE(op_recv, "uring_recv", FAULT_SHORT, ECONNRESET, ENOMEM, EINTR);
+FAULT_SITE(op_recvmsg, "uring_recvmsg", ENOMEM, EINTR);
+FAULT_SITE(op_send, "uring_send", FAULT_SHORT, EPIPE, ECONNRESET, EINTR, EAGAIN);
+FAULT_SITE(op_sendmsg, "uring_sendmsg", EPIPE, ENOBUFS, EINTR, EAGAIN);
+FAULT_SITE(op_accept, "uring_accept", EMFILE, ENOMEM, ECONNABORTED, EINTR);
+FAULT_SITE(op_connect, "uring_connect", ECONNREFUSED, ETIMEDOUT, ENOMEM);
+FAULT_SITE(op_poll_add, "uring_poll", ENOMEM);
+FAULT_SITE(op_async_cancel, "uring_cancel", EALREADY);
+FAULT_SITE(op_read, "uring_read", FAULT_SHORT, EIO, EINTR, EAGAIN, ENOMEM);
+FAULT_SITE(op_write, "uring_write", FAULT_SHORT, EIO, ENOSPC, EINTR, EAGAIN);
+FAULT_SITE(op_readv, "uring_readv", EIO, EINTR, EAGAIN, ENOMEM);
+FAULT_SITE(op_writev, "uring_writev", EIO, ENOSPC, EINTR, EAGAIN);
+FAULT_SITE(op_fsync, "uring_fsync", EIO, ENOSPC, EINTR);
+FAULT_SITE(op_openat, "uring_openat", EMFILE, ENOMEM, EINTR, EAGAIN);
+FAULT_SITE(op_statx, "uring_statx", ENOMEM, EIO);
+FAULT_SITE(op_renameat, "uring_renameat", EROFS, ENOSPC);
+FAULT_SITE(op_unlinkat, "uring_unlinkat", EROFS, EIO);
+FAULT_SITE(op_mkdirat, "uring_mkdirat", EROFS, ENOSPC);
+FAULT_SITE(op_ftruncate, "uring_ftruncate", EIO, EINTR);
+
+static struct fault_site *const sites[] = {
+	[IORING_OP_RECV] = &op_recv,
+	[IORING_OP_RECVMSG] = &op_recvmsg,
+	[IORING_OP_SEND] = &op_send,
+	[IORING_OP_SENDMSG] = &op_sendmsg,
+	[IORING_OP_ACCEPT] = &op_accept,
+	[IORING_OP_CONNECT] = &op_connect,
+	[IORING_OP_POLL_ADD] = &op_poll_add,
+	[IORING_OP_ASYNC_CANCEL] = &op_async_cancel,
+	[IORING_OP_READ] = &op_read,
+	[IORING_OP_WRITE] = &op_write,
+	[IORING_OP_READV] = &op_readv,
+	[IORING_OP_WRITEV] = &op_writev,
+	[IORING_OP_FSYNC] = &op_fsync,
+	[IORING_OP_OPENAT] = &op_openat,
+	[IORING_OP_STATX] = &op_statx,
+	[IORING_OP_RENAMEAT] = &op_renameat,
+	[IORING_OP_UNLINKAT] = &op_unlinkat,
+	[IORING_OP_MKDIRAT] = &op_mkdirat,
+	[KERNEL_OP_FTRUNCATE] = &op_ftruncate,
 };
-static struct fault_site wake_site = { "uring_wake", { ENOMEM }, 0, false };
+FAULT_SITE(wake_site, "uring_wake", ENOMEM);
 /* Of datagrams: a full queue, of which no event tells that it is full no more. */
-static struct fault_site datagram_site = { "uring_sendto", { ENOBUFS, EPERM, EINTR, EAGAIN }, 0,
-	false };
+FAULT_SITE(datagram_site, "uring_sendto", ENOBUFS, EPERM, EINTR, EAGAIN);
 
 static bool is_datagram(int fd)
 {
@@ -109,7 +126,7 @@ static bool is_datagram(int fd)
 static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 {
 	struct fault_site *site =
-		sqe->opcode < sizeof sites / sizeof sites[0] ? &sites[sqe->opcode] : NULL;
+		sqe->opcode < sizeof sites / sizeof sites[0] ? sites[sqe->opcode] : NULL;
 	struct failed *failed;
 	int how;
 
@@ -117,7 +134,7 @@ static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 		site = &wake_site;
 	if (sqe->opcode == IORING_OP_SENDMSG && is_datagram(sqe->fd))
 		site = &datagram_site;
-	if (site == NULL || site->name == NULL || ring->count == FAILED_MOST)
+	if (site == NULL || ring->count == FAILED_MOST)
 		return;
 	how = fault_here(site);
 	if (how == FAULT_SHORT && sqe->len > 1 && (sqe->flags & IOSQE_BUFFER_SELECT) == 0)
@@ -162,7 +179,7 @@ int faulty_io_uring_enter2(
 int faulty_io_uring_enter2(
 	unsigned fd, unsigned submit, unsigned wait, unsigned flags, void *argument, size_t size)
 {
-	static struct fault_site site = { "enter", { EINTR, EAGAIN, EBUSY, ENOMEM }, 0, false };
+	FAULT_SITE(site, "enter", EINTR, EAGAIN, EBUSY, ENOMEM);
 	struct ring *ring;
 	int how = fault_here(&site), result;
 
@@ -184,8 +201,7 @@ int faulty_io_uring_queue_init_params(
 int faulty_io_uring_queue_init_params(
 	unsigned entries, struct io_uring *ring, struct io_uring_params *params)
 {
-	static struct fault_site site = { "io_uring_setup",
-		{ ENOMEM, EMFILE, EPERM, ENOSYS, EINVAL }, 0, false };
+	FAULT_SITE(site, "io_uring_setup", ENOMEM, EMFILE, EPERM, ENOSYS, EINVAL);
 	int how = fault_here(&site), result;
 
 	if (how > 0)
@@ -223,7 +239,7 @@ void faulty_io_uring_queue_exit(struct io_uring *ring)
 struct io_uring_probe *faulty_io_uring_get_probe_ring(struct io_uring *ring);
 struct io_uring_probe *faulty_io_uring_get_probe_ring(struct io_uring *ring)
 {
-	static struct fault_site site = { "get_probe_ring", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "get_probe_ring", ENOMEM);
 	struct io_uring_probe *found =
 		fault_here(&site) != 0 ? NULL : io_uring_get_probe_ring(ring);
 
@@ -238,16 +254,18 @@ void faulty_io_uring_free_probe(struct io_uring_probe *probe)
 	io_uring_free_probe(probe);
 }
 
-#define REGISTER(name, parameters, arguments, ...)                                    \
-	int faulty_io_uring_##name parameters;                                        \
-	int faulty_io_uring_##name parameters                                         \
-	{                                                                             \
-		static struct fault_site site = { #name, { __VA_ARGS__ }, 0, false }; \
-		int how = fault_here(&site);                                          \
-		return how != 0 ? -how : io_uring_##name arguments;                   \
+#define REGISTER(name, parameters, arguments, ...)                  \
+	int faulty_io_uring_##name parameters;                      \
+	int faulty_io_uring_##name parameters                       \
+	{                                                           \
+		FAULT_SITE(site, #name, __VA_ARGS__);               \
+		int how = fault_here(&site);                        \
+		return how != 0 ? -how : io_uring_##name arguments; \
 	}
 REGISTER(register_buf_ring, (struct io_uring * ring, struct io_uring_buf_reg *reg, unsigned flags),
 	(ring, reg, flags), ENOMEM, EINVAL)
+/* Nothing of it has happened then: the kernel keeps the buffers. */
+REGISTER(unregister_buf_ring, (struct io_uring * ring, int group), (ring, group), ENOMEM)
 REGISTER(register_eventfd, (struct io_uring * ring, int fd), (ring, fd), ENOMEM)
 REGISTER(register_iowq_max_workers, (struct io_uring * ring, unsigned *most), (ring, most), ENOMEM)
 REGISTER(ring_dontfork, (struct io_uring * ring), (ring), ENOMEM)
@@ -255,7 +273,7 @@ REGISTER(ring_dontfork, (struct io_uring * ring), (ring), ENOMEM)
 int faulty_io_uring_register_ring_fd(struct io_uring *ring);
 int faulty_io_uring_register_ring_fd(struct io_uring *ring)
 {
-	static struct fault_site site = { "register_ring_fd", { ENOMEM }, 0, false };
+	FAULT_SITE(site, "register_ring_fd", ENOMEM);
 	int how = fault_here(&site), result = how > 0 ? -how : io_uring_register_ring_fd(ring);
 	struct ring *ours = result == 1 ? ring_of(ring->ring_fd, false) : NULL;
 

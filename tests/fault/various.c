@@ -11,6 +11,9 @@
 
 #ifdef _WIN32
 #	include "engines/windows/signal.h"
+#else
+#	include <sys/resource.h>
+#	include <termios.h>
 #endif
 
 #define FILE_BYTES 300000
@@ -530,7 +533,8 @@ static void child_said(struct task *task, const struct proa_completion *c)
 		wrong("the child said something else");
 }
 
-static void child_start(proa_handle ours, proa_handle theirs)
+/* Where the second is named for the first of the child's own, one has to make way. */
+static void child_start(proa_handle ours, proa_handle theirs, bool overlaps)
 {
 #ifdef _WIN32
 	static char program[MAX_PATH];
@@ -538,7 +542,7 @@ static void child_start(proa_handle ours, proa_handle theirs)
 #else
 	static const char *const arguments[] = { "sh", "-c", "echo hello; exit 7", NULL };
 #endif
-	const proa_handle standard[] = { theirs, theirs, theirs };
+	const proa_handle standard[] = { overlaps ? 1 : theirs, theirs, theirs };
 	const struct proa_command command = {
 		.arguments = arguments,
 		.directory = "/",
@@ -598,7 +602,7 @@ static void reap(void)
 
 #endif
 
-void body_processes(void)
+static void run_child(bool overlaps)
 {
 	proa_handle ours, theirs;
 
@@ -607,11 +611,16 @@ void body_processes(void)
 		return;
 	if (!erred("proa_pipe", proa_pipe(port, 1, &ours, &theirs))) {
 		own(ours);
-		child_start(ours, theirs);
+		child_start(ours, theirs, overlaps);
 		close(theirs);
 	}
 	body_close();
 	reap();
+}
+
+void body_processes(void)
+{
+	run_child(false);
 }
 
 /* ---- the end of a child, by us ---------------------------------------------------------------------- */
@@ -913,6 +922,222 @@ void body_outer_loop(void)
 			wrong("in another loop nothing was received");
 	}
 	body_close();
+}
+
+/* ---- files by their own positions ------------------------------------------------------------------------ */
+
+#	define AHEAD 3000
+
+static void position_next(struct task *task, const struct proa_completion *c);
+
+static void position_prepare(struct task *task)
+{
+	switch (f.step) {
+	case 0:
+		file_prepare(&task->op, 0);
+		break;
+	case 1:
+		proa_prep_send(&task->op, f.file, f.out, FILE_BYTES, 0);
+		break;
+	case 2: /* for a position at the beginning */
+		proa_prep_open(&task->op, f.path, PROA_OPEN_READ, 0);
+		break;
+	default:
+		proa_prep_recv(&task->op, f.file, f.in, FILE_BYTES, PROA_ALL);
+		break;
+	}
+	task_go(task, position_next);
+}
+
+static void position_next(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	if (f.step == 0 || f.step == 2) {
+		f.file = c->result;
+		own(f.file);
+	} else if (f.step > 2) {
+		check_bytes("a file by its position", f.in, (size_t)c->result, 0);
+	}
+	if (f.step % 2 == 1 && c->result != FILE_BYTES)
+		wrong("step %u of positions gave %d", f.step, c->result);
+	memset(f.in, 0, sizeof f.in);
+	if (!given_up() && ++f.step < 4)
+		position_prepare(task);
+}
+
+void body_positions(void)
+{
+	files_name();
+	if (body_open(NULL)) {
+		f.step = 0;
+		position_prepare(task_new());
+		body_close();
+	}
+	files_clean();
+}
+
+/* ---- sends that queue before a pipe ------------------------------------------------------------------------ */
+
+#	define PIPED 20000
+
+static void piped(struct task *task, const struct proa_completion *c)
+{
+	if (!task_fine(task, c, true))
+		return;
+	check_bytes("a pipe", f.in, (size_t)c->result, 0);
+	if (c->result != 6 * PIPED)
+		cut_off("a pipe");
+}
+
+void body_gathers(void)
+{
+	proa_handle ours, theirs;
+	struct task *task;
+
+	fill(f.out, sizeof f.out, 0);
+	if (!body_open(NULL))
+		return;
+	if (!erred("proa_pipe", proa_pipe(port, 0, &ours, &theirs))) {
+		own(ours);
+		own(theirs);
+		for (int i = 0; i < 6; i++) {
+			task = task_new();
+			proa_prep_send(&task->op, ours, f.out + i * PIPED, PIPED, 0);
+			task_go(task, NULL);
+		}
+		proa_run_once(port, 0);
+		if (!has_erred()) {
+			task = task_new();
+			proa_prep_recv(&task->op, theirs, f.in, 6 * PIPED, PROA_ALL);
+			task_go(task, piped);
+		} else {
+			give_up();
+		}
+	}
+	body_close();
+}
+
+/* ---- a terminal -------------------------------------------------------------------------------------------------- */
+
+static void typed(struct task *task, const struct proa_completion *c)
+{
+	if (task_fine(task, c, true))
+		check_bytes("a terminal", f.in, (size_t)c->result, 0);
+}
+
+/* What is typed is there before anybody asks, so that a read never waits. */
+static void terminal_read(void)
+{
+	int keyboard = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), screen;
+	struct task *task = task_new();
+	struct termios how;
+
+	if (keyboard < 0 || grantpt(keyboard) < 0 || unlockpt(keyboard) < 0)
+		wrong("no terminal");
+	screen = open(ptsname(keyboard), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (screen < 0 || tcgetattr(screen, &how) < 0)
+		wrong("no terminal");
+	cfmakeraw(&how);
+	if (tcsetattr(screen, TCSANOW, &how) < 0 || write(keyboard, f.out, 5) != 5)
+		wrong("no terminal");
+	own(screen);
+	proa_prep_recv(&task->op, screen, f.in, sizeof f.in, 0);
+	task_go(task, typed);
+	body_run();
+	close(keyboard);
+}
+
+void body_terminal(void)
+{
+	fill(f.out, 5, 0);
+	if (!body_open(NULL))
+		return;
+	terminal_read();
+	/* Without a descriptor to ask by whether it can be waited for. */
+	faults_force("epoll_create1", EMFILE, 0);
+	faults_force("kqueue", EMFILE, 0);
+	if (!given_up())
+		terminal_read();
+	body_close();
+}
+
+/* ---- packets, and their end ---------------------------------------------------------------------------------------- */
+
+static unsigned packets;
+
+static void packet_came(struct task *task, const struct proa_completion *c)
+{
+	struct proa_buffer *buffer = proa_lent(c);
+
+	if (buffer != NULL) {
+		check_bytes("a packet", buffer->data, buffer->length, 0);
+		packets += buffer->length > 0;
+		if (buffer->length == 0)
+			cut_off("packets"); /* the end was taken for one, once */
+		proa_give_back(buffer);
+	}
+	if ((c->flags & PROA_MORE) == 0 && task_fine(task, c, true) && packets != 2)
+		cut_off("packets");
+}
+
+void body_packets(void)
+{
+	struct proa_pool *pool = NULL;
+	struct task *task;
+	int ends[2];
+
+	packets = 0;
+	fill(f.out, 100, 0);
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0 ||
+		write(ends[1], f.out, 100) != 100 || write(ends[1], f.out, 50) != 50)
+		wrong("packets");
+	close(ends[1]);
+	if (!body_open(NULL)) {
+		close(ends[0]);
+		return;
+	}
+	own(ends[0]);
+	if (!erred("proa_pool_open", proa_pool_open(port, NULL, &pool))) {
+		task = task_new();
+		proa_prep_recv_multi(&task->op, ends[0], pool, 0);
+		task_go(task, packet_came);
+	}
+	body_close();
+	proa_pool_close(pool);
+}
+
+/* ---- what is called in the stead of other calls -------------------------------------------------------------------- */
+
+void body_overlaps(void)
+{
+	run_child(true);
+}
+
+/* Children where there are no descriptors of theirs, and no call closes many; then without
+ * a list of what is open, either. */
+void body_older(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur > 1024) {
+		limit.rlim_cur = 1024; /* each is looked at */
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	faults_force("pidfd_open", ENOSYS, 0);
+	faults_force("close_range", ENOSYS, 0);
+	faults_force("epoll_pwait2", ENOSYS, 0);
+	run_child(false);
+	faults_force("getdents64", EIO, 0);
+	if (!has_erred())
+		run_child(false);
+}
+
+/* A file that has to come from the disk first. */
+void body_cold(void)
+{
+	faults_force("preadv2", EAGAIN, 1);
+	body_sendfile();
 }
 
 #endif
