@@ -3,7 +3,9 @@
  * A request fails by being another: right before the kernel takes it in it becomes
  * a request for nothing, and what completes of that is given the fault's code
  * before the library sees it. So a fault has no effect, as with a call. A request
- * that moves bytes can be made short: it asks for fewer. */
+ * that moves bytes can be made short: it asks for fewer. Slices are not ours to change:
+ * while the kernel takes requests in, which is when it reads them, one of ours lies in
+ * their place. */
 #include "fault.h"
 
 #include <errno.h>
@@ -19,10 +21,19 @@
 
 #define FAILED_MOST 1024
 #define RINGS_MOST  8
+#define CUTS_MOST   64
 
 struct failed {
 	uint64_t user_data;
 	int how;
+};
+
+struct cut {
+	struct io_uring_sqe *sqe; /* of a file, or ... */
+	struct msghdr *message; /* ... of a socket */
+	struct iovec *slices; /* as they were */
+	size_t count;
+	struct iovec first;
 };
 
 static struct ring {
@@ -32,6 +43,8 @@ static struct ring {
 	unsigned seen; /* of the completion queue */
 	unsigned count; /* of `failed` */
 	struct failed failed[FAILED_MOST];
+	unsigned cut_count;
+	struct cut cuts[CUTS_MOST];
 } rings[RINGS_MOST];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -71,17 +84,17 @@ __attribute__((constructor)) static void watch_forks(void)
 #define WAKE 3u
 
 FAULT_SITE(op_recv, "uring_recv", FAULT_SHORT, ECONNRESET, ENOMEM, EINTR);
-FAULT_SITE(op_recvmsg, "uring_recvmsg", ENOMEM, EINTR);
+FAULT_SITE(op_recvmsg, "uring_recvmsg", FAULT_SHORT, ENOMEM, EINTR);
 FAULT_SITE(op_send, "uring_send", FAULT_SHORT, EPIPE, ECONNRESET, EINTR, EAGAIN);
-FAULT_SITE(op_sendmsg, "uring_sendmsg", EPIPE, ENOBUFS, EINTR, EAGAIN);
+FAULT_SITE(op_sendmsg, "uring_sendmsg", FAULT_SHORT, EPIPE, ENOBUFS, EINTR, EAGAIN);
 FAULT_SITE(op_accept, "uring_accept", EMFILE, ENOMEM, ECONNABORTED, EINTR);
 FAULT_SITE(op_connect, "uring_connect", ECONNREFUSED, ETIMEDOUT, ENOMEM);
 FAULT_SITE(op_poll_add, "uring_poll", ENOMEM);
 FAULT_SITE(op_async_cancel, "uring_cancel", EALREADY);
 FAULT_SITE(op_read, "uring_read", FAULT_SHORT, EIO, EINTR, EAGAIN, ENOMEM);
 FAULT_SITE(op_write, "uring_write", FAULT_SHORT, EIO, ENOSPC, EINTR, EAGAIN);
-FAULT_SITE(op_readv, "uring_readv", EIO, EINTR, EAGAIN, ENOMEM);
-FAULT_SITE(op_writev, "uring_writev", EIO, ENOSPC, EINTR, EAGAIN);
+FAULT_SITE(op_readv, "uring_readv", FAULT_SHORT, EIO, EINTR, EAGAIN, ENOMEM);
+FAULT_SITE(op_writev, "uring_writev", FAULT_SHORT, EIO, ENOSPC, EINTR, EAGAIN);
 FAULT_SITE(op_fsync, "uring_fsync", EIO, ENOSPC, EINTR);
 FAULT_SITE(op_openat, "uring_openat", EMFILE, ENOMEM, EINTR, EAGAIN);
 FAULT_SITE(op_statx, "uring_statx", ENOMEM, EIO);
@@ -123,6 +136,76 @@ static bool is_datagram(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type != SOCK_STREAM;
 }
 
+static bool is_stream(int fd)
+{
+	int type = 0;
+	socklen_t length = sizeof type;
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0 && type == SOCK_STREAM;
+}
+
+/* A part of the first slice that has any bytes. */
+static void request_cut_slices(
+	struct ring *ring, const struct fault_site *site, struct io_uring_sqe *sqe)
+{
+	bool file = sqe->opcode == IORING_OP_READV || sqe->opcode == IORING_OP_WRITEV;
+	struct msghdr *message = file ? NULL : (struct msghdr *)(uintptr_t)sqe->addr;
+	struct iovec *slices = file ? (struct iovec *)(uintptr_t)sqe->addr : message->msg_iov;
+	size_t count = file ? sqe->len : message->msg_iovlen, at = 0;
+	struct cut *cut = &ring->cuts[ring->cut_count];
+
+	if (ring->cut_count == CUTS_MOST || (!file && !is_stream(sqe->fd)))
+		return;
+	while (at < count && slices[at].iov_len == 0)
+		at++;
+	if (at == count)
+		return;
+	ring->cut_count++;
+	*cut = (struct cut) { sqe, message, slices, count, slices[at] };
+	if (cut->first.iov_len > 1)
+		cut->first.iov_len = 1 + fault_number(site, (unsigned)cut->first.iov_len - 1);
+	if (file) {
+		sqe->addr = (uint64_t)(uintptr_t)&cut->first;
+		sqe->len = 1;
+	} else {
+		message->msg_iov = &cut->first;
+		message->msg_iovlen = 1;
+	}
+}
+
+/* Backwards: slices may be cut twice. What was not taken in asks for all again. */
+static void slices_restore(struct ring *ring)
+{
+	while (ring->cut_count > 0) {
+		struct cut *cut = &ring->cuts[--ring->cut_count];
+
+		if (cut->message != NULL) {
+			cut->message->msg_iov = cut->slices;
+			cut->message->msg_iovlen = cut->count;
+		} else {
+			cut->sqe->addr = (uint64_t)(uintptr_t)cut->slices;
+			cut->sqe->len = (uint32_t)cut->count;
+		}
+	}
+}
+
+static void request_cut(struct ring *ring, const struct fault_site *site, struct io_uring_sqe *sqe)
+{
+	if (sqe->flags & IOSQE_BUFFER_SELECT)
+		return;
+	switch (sqe->opcode) {
+	case IORING_OP_SENDMSG:
+	case IORING_OP_RECVMSG:
+	case IORING_OP_READV:
+	case IORING_OP_WRITEV:
+		request_cut_slices(ring, site, sqe);
+		break;
+	default:
+		if (sqe->len > 1)
+			sqe->len = 1 + fault_number(site, sqe->len - 1);
+	}
+}
+
 static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 {
 	struct fault_site *site =
@@ -137,8 +220,8 @@ static void request_fail(struct ring *ring, struct io_uring_sqe *sqe)
 	if (site == NULL || ring->count == FAILED_MOST)
 		return;
 	how = fault_here(site);
-	if (how == FAULT_SHORT && sqe->len > 1 && (sqe->flags & IOSQE_BUFFER_SELECT) == 0)
-		sqe->len = 1 + fault_number(site, sqe->len - 1);
+	if (how == FAULT_SHORT)
+		request_cut(ring, site, sqe);
 	if (how <= 0)
 		return;
 	failed = &ring->failed[ring->count];
@@ -189,8 +272,10 @@ int faulty_io_uring_enter2(
 	if (ring != NULL)
 		requests_fail(ring);
 	result = io_uring_enter2(fd, submit, wait, flags, argument, size);
-	if (ring != NULL)
+	if (ring != NULL) {
+		slices_restore(ring);
 		completions_restore(ring);
+	}
 	return result;
 }
 
@@ -215,7 +300,7 @@ int faulty_io_uring_queue_init_params(
 	for (int i = 0; i < RINGS_MOST; i++)
 		if (rings[i].ring == NULL) {
 			rings[i].ring = ring;
-			rings[i].count = rings[i].seen = 0;
+			rings[i].count = rings[i].seen = rings[i].cut_count = 0;
 			rings[i].registered = false;
 			break;
 		}
