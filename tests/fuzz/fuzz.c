@@ -21,9 +21,9 @@ struct profile {
 static struct profile profiles[] = {
 	{ "io_uring", "io_uring", NULL, false, false },
 	{ "io_uring-basic", "io_uring", "all", false, false },
-	{ "epoll", "epoll", NULL, false, false },
-	{ "poll", "poll", NULL, false, false },
+	{ "epoll", "epoll", NULL, false, false }, { "poll", "poll", NULL, false, false },
 	{ "select", "select", NULL, false, false },
+	{ "kqueue", "kqueue", NULL, false, false }, /* of a program of its own */
 };
 #define PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
@@ -46,7 +46,7 @@ static bool works(struct profile *profile)
 		profile->works = proa_port_open(NULL, &port) == 0;
 		if (profile->works)
 			proa_port_close(port);
-		else
+		else if (strstr(proa_port_open_why(), "not part of this build") == NULL)
 			fprintf(stderr, "without %s: %s\n", profile->name, proa_port_open_why());
 	}
 	return profile->works;
@@ -57,7 +57,8 @@ bool fuzz_verbose;
 static const char *replay_line(const char *engine, const unsigned char *bytes, size_t length)
 {
 	static char line[2 * LENGTH_MOST + 64];
-	int n = snprintf(line, sizeof(line), "fuzz-play --engine %s --hex ", engine);
+	const char *which = strcmp(engine, "kqueue") == 0 ? "-kqueue" : "";
+	int n = snprintf(line, sizeof(line), "fuzz-play%s --engine %s --hex ", which, engine);
 
 	for (size_t i = 0; i < length; i++)
 		n += snprintf(line + n, sizeof(line) - (size_t)n, "%02x", bytes[i]);
