@@ -1653,7 +1653,7 @@ TEST(11, "ends", ended_receive_at_its_share_ends)
 		else if (way == 1)
 			proa_op_deadline(&record.op, 1);
 		else
-			test_close(port);
+			test_close_lending(port);
 		if (way < 2)
 			RUN_UNTIL(port, record.finals == 1);
 		CHECK_INT(record.finals, 1);
