@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #ifdef PROA_HAVE_KQUEUE
 #	include <sys/types.h>
 /* after it, on some systems */
@@ -552,16 +551,6 @@ static void refuse_all(struct proa_port *port, struct world *world, int32_t erro
 	}
 }
 
-/* Not more often than now and then: it would spin. */
-static void nap(int64_t ns)
-{
-#ifdef _WIN32
-	Sleep((DWORD)((ns + PROA_MILLISECOND - 1) / PROA_MILLISECOND));
-#else
-	nanosleep(&(struct timespec) { .tv_nsec = (long)ns }, NULL);
-#endif
-}
-
 static void wait_failed(struct proa_port *port, struct world *world, int32_t error, int64_t timeout)
 {
 	int64_t now = clock_now();
@@ -571,8 +560,8 @@ static void wait_failed(struct proa_port *port, struct world *world, int32_t err
 	if (now - world->fails > FAILS_MOST) {
 		world->fails = 0;
 		refuse_all(port, world, error);
-	} else if (timeout > 0) {
-		nap(timeout < FAILS_NAP ? timeout : FAILS_NAP);
+	} else if (timeout > 0) { /* not more often than now and then: it would spin */
+		system_nap(timeout < FAILS_NAP ? timeout : FAILS_NAP);
 	}
 }
 

@@ -17,7 +17,9 @@ static inline int system_code(unsigned long value)
 {
 	return proa_error_from_system(value);
 }
-/* Also the system's: clock_now(), in lib/port.h. */
+/* Also the system's: clock_now(), in lib/port.h; and threads, in lib/thread.h. */
+/* Sleeps for some `ns`, less than a second; a signal may end it. */
+void system_nap(int64_t ns);
 /* A variable of the environment, NULL in programs of raised privilege. */
 const char *system_variable(const char *name);
 

@@ -105,6 +105,11 @@ int64_t clock_now(void)
 	return (int64_t)now.tv_sec * PROA_SECOND + now.tv_nsec;
 }
 
+void system_nap(int64_t ns)
+{
+	nanosleep(&(struct timespec) { .tv_nsec = (long)ns }, NULL);
+}
+
 const char *system_variable(const char *name)
 {
 #ifdef PROA_HAVE_SECURE_GETENV

@@ -33,6 +33,11 @@ int64_t clock_now(void)
 	       count.QuadPart % counts_a_second * PROA_SECOND / counts_a_second;
 }
 
+void system_nap(int64_t ns)
+{
+	Sleep((DWORD)((ns + PROA_MILLISECOND - 1) / PROA_MILLISECOND));
+}
+
 const char *system_variable(const char *name)
 {
 	return getenv(name);
