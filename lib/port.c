@@ -856,8 +856,11 @@ static void idle_all(struct proa_port *port, told_fn *each, void *data)
 	idle_ready(port, &idle);
 	for (fd = handle_next(port, -1); fd >= 0; fd = handle_next(port, fd)) {
 		handle = handle_find(port, fd);
-		if (handle->state & HANDLE_PRIVATE) /* its op is on another list as well */
+		if (handle->state & HANDLE_PRIVATE) { /* its op is on another list as well */
+			if (handle->sends != NULL && handle->sends->kind_ == PROA_OP_DIAL)
+				system_close(fd, HANDLE_UNKNOWN); /* the parent's alone */
 			handle->sends = NULL;
+		}
 		idle_list(&handle->sends, &idle);
 		idle_list(&handle->recvs, &idle);
 		idle_list(&handle->others, &idle);

@@ -1006,6 +1006,7 @@ TEST(11, "share", a_share_ends_with_its_pool)
 		start_lent(&first, ends.ours, old);
 		peer_write(ends.peer, "01234567", 8);
 		RUN_UNTIL(port, first.finals == 1);
+		CHECK_INT(first.last, 4);
 		if (waits) {
 			start_lent(&second, ends.ours, pool);
 			run_quiet(port);

@@ -2221,18 +2221,22 @@ TEST(25, "the child starts afresh", fork_with_lent_buffers)
 	test_close(port);
 }
 
-/* A connection that nobody was told of is the parent's alone. */
+/* A connection that nobody was told of is the parent's alone, and so is one that is being
+ * made. */
 TEST(25, "the child starts afresh", fork_before_the_handing_over)
 {
 	struct proa_port *port = test_port();
 	struct proa_address address;
 	int listener = tcp_listener(4, &address), peer, before, open_now;
 	struct proa_completion c;
+	struct proa_address full;
+	int crowded = tcp_listener(0, &full), callers[3];
 	struct proa_op posts[40];
-	struct record accept_;
+	struct record accept_, dial;
 	pid_t pid;
 
 	record_init(&accept_, port);
+	record_init(&dial, port);
 	peer = tcp_connect_to(&address);
 	post_before(port, posts, 40);
 	before = descriptors_open();
@@ -2243,6 +2247,13 @@ TEST(25, "the child starts afresh", fork_before_the_handing_over)
 		CHECK(c.op != &accept_.op);
 		test_sleep(MS);
 	}
+	for (int i = 0; i < 3; i++) { /* a full listener answers no more */
+		callers[i] = CHECK_SYSTEM(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
+		(void)connect(callers[i], &full.to.any, full.length);
+	}
+	open_now = descriptors_open();
+	proa_prep_dial(&dial.op, &full, 0);
+	record_submit(&dial);
 	pid = CHECK_SYSTEM(fork());
 	if (pid == 0) {
 		CHECK_INT(proa_port_after_fork(port, NULL, NULL), 0);
@@ -2253,7 +2264,12 @@ TEST(25, "the child starts afresh", fork_before_the_handing_over)
 	CHECK_INT(wait_for(pid), 0);
 	RUN_UNTIL(port, accept_.finals == 1);
 	close_handle(port, accept_.last);
+	proa_cancel(&dial.op);
+	RUN_UNTIL(port, dial.finals == 1);
 	close_handle(port, listener);
+	for (int i = 0; i < 3; i++)
+		close(callers[i]);
+	close(crowded);
 	close(peer);
 	test_close(port);
 }
