@@ -339,8 +339,14 @@ proa_process act(const char *script)
 	const char *const arguments[] = { test_program(), ACTS_AS, script, NULL };
 	struct proa_command command = { .arguments = arguments };
 	proa_process process = 0;
+	int code = proa_spawn(&command, &process);
 
-	CHECK_INT(proa_spawn(&command, &process), 0);
+	/* Once in thousands wine makes no process, for reasons that it keeps to itself. */
+	if (code == PROA_EIO) {
+		printf("AGAIN: no process was made, Win32 error %lu\n", GetLastError());
+		code = proa_spawn(&command, &process);
+	}
+	CHECK_INT(code, 0);
 	CHECK(process > 0);
 	return process;
 }
