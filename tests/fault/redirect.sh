@@ -33,7 +33,7 @@ harmless='_exit abort strtoul bcmp
 	pthread_(attr_destroy|attr_setdetachstate|attr_setstacksize) pthread_cond_(broadcast|destroy|signal|timedwait|wait)
 	pthread_(equal|join|once|self|sigmask) pthread_mutex_(destroy|lock|trylock|unlock)
 	sig(addset|emptyset|fillset|procmask) timerfd_settime getuid geteuid getgid getegid
-	_GLOBAL_OFFSET_TABLE_ __assert_fail __errno_location ___?tls_get_addr __stack_chk_fail
+	_GLOBAL_OFFSET_TABLE_ __assert_fail __cmsg_nxthdr __errno_location ___?tls_get_addr __stack_chk_fail
 	__isoc(99|23)_(sscanf|strtol|strtoul)
 	__(memcpy|memmove|memset|snprintf|vsnprintf|fprintf|strcpy|strcat|strncpy|fdelt)_chk
 	__(gcov|asan|tsan|ubsan|sanitizer)_.* __start_fault_sites __stop_fault_sites'
