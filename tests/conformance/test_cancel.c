@@ -293,14 +293,16 @@ static void race_receives(struct proa_port *port, uint32_t flags)
 	unsigned round = 0;
 
 	writer.fd = ends.peer;
-	peer_writer_start(&writer);
 	record_init(&record, port);
 	for (;; round++) {
+		/* The first are cancelled for sure; a peer who is fast leaves no other to be. */
+		if (round == 8)
+			peer_writer_start(&writer);
 		proa_prep_recv(&record.op, ends.ours, bytes, flags & PROA_ALL ? 7 : 8, flags);
 		record_submit(&record);
 		if (round % 3 == 1)
 			run_for(port, (int64_t)(round % 50) * PROA_MICROSECOND);
-		if (round % 8 != 0)
+		if (round < 8 || round % 8 != 0)
 			proa_cancel(&record.op);
 		RUN_UNTIL(port, record.finals == 1);
 		CHECK_INT(record.count, 1);
@@ -318,7 +320,7 @@ static void race_receives(struct proa_port *port, uint32_t flags)
 	peer_writer_join(&writer);
 	CHECK_INT(at, TOTAL);
 	printf("%u rounds, %u cancelled\n", round, cancelled);
-	CHECK(cancelled > 0);
+	CHECK(cancelled >= 8);
 	close_handle(port, ends.ours);
 }
 
