@@ -11,9 +11,9 @@ cd "$(dirname "$0")/.." || exit 2
 # those of memory, nor what has a name for a part of a call.
 calls_of() { # calls_of SOURCE
 	grep -v '^#define\|\\$' "$1" | tr '\n\t' '  ' |
-		grep -oE '\bCALL[A-Z_]*\( *([A-Za-z]+, *[A-Za-z_0-9-]+, *)?[A-Za-z0-9_]+, *\(|\bfaulty_[A-Za-z0-9_]+\(|SITE(_OF)?\(([a-z_]+, )?"[A-Za-z_0-9]+"|= \{ "[A-Za-z_0-9]+"' |
+		grep -oE '\bCALL[A-Z_]*\( *([A-Za-z_]+, *([A-Za-z_0-9-]+, *)?)?[A-Za-z0-9_]+, *\(|\bfaulty_[A-Za-z0-9_]+\(|SITE(_OF)?\(([a-z_]+, )?"[A-Za-z_0-9]+"|= \{ "[A-Za-z_0-9]+"' |
 		sed -E 's/, *\($//; s/\($//; s/^faulty_//; s/^.*[ ,("]([A-Za-z0-9_]+)"?$/\1/' | sort -u |
-		grep -vxE 'malloc|calloc|realloc|free|freeaddrinfo|.*_(ex|wake|set|init|atfork)|receive|transmit|dupfd|syscall'
+		grep -vxE 'malloc|calloc|realloc|free|freeaddrinfo|CloseHandle|.*_(ex|wake|set|init|atfork)|receive|transmit|dupfd|syscall'
 }
 
 table_of() { # table_of PAGE: its rows

@@ -69,6 +69,15 @@ def noise(length, seed):
     return random.Random(seed).randbytes(length)
 
 
+def waiting_bytes():
+    """The machine's TCP connections with bytes that nobody has read, or that did not go:
+    of a case that waited in vain they tell who is asleep."""
+    with open("/proc/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table][1:]
+    return [f"    {row[1]} to {row[2]} state {row[3]}, out:in {row[4]}, timer {row[5]}"
+            for row in rows if row[3] != "0A" and row[4] != "00000000:00000000"][:10]
+
+
 class Program:
     """A program under test: killed at the end of its case if it still runs."""
 
@@ -85,6 +94,8 @@ class Program:
 
     def __exit__(self, kind, *_):
         ended = self.process.poll()
+        if ended is None and kind is not None:
+            say("\n".join(["its bytes when a case FAILed:", *waiting_bytes()]))
         if ended is None:
             self.process.kill()
         _, error = self.process.communicate()

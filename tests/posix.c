@@ -121,6 +121,23 @@ static unsigned char *mode_of(int fd)
 	return &unblocked[(unsigned)fd / 4 % sizeof(unblocked)];
 }
 
+bool (*posix_gives_up)(void);
+
+/* Before what would block: false where it is given up. */
+static bool may_block(int fd, short events)
+{
+	WSAPOLLFD one = { .fd = socket_of(fd), .events = events };
+
+	if (posix_gives_up == NULL || *mode_of(fd) != 0)
+		return true;
+	while (WSAPoll(&one, 1, 20) == 0)
+		if (posix_gives_up()) {
+			errno = EINTR;
+			return false;
+		}
+	return true;
+}
+
 bool posix_is_wine(void)
 {
 	return GetProcAddress(GetModuleHandleA("ntdll.dll"), "wine_get_version") != NULL;
@@ -208,10 +225,22 @@ static ssize_t read_pipe_now(int fd, void *buffer, size_t length)
 
 ssize_t posix_read(int fd, void *buffer, size_t length)
 {
+	DWORD there = 0;
+
 	if (is_socket(fd))
 		return posix_recv(fd, buffer, length, 0);
-	if (*mode_of(fd) && GetFileType(handle_of(fd)) == FILE_TYPE_PIPE)
+	if (GetFileType(handle_of(fd)) != FILE_TYPE_PIPE)
+		return transfer(fd, buffer, length, -1, false);
+	if (*mode_of(fd))
 		return read_pipe_now(fd, buffer, length);
+	while (posix_gives_up != NULL &&
+		PeekNamedPipe(handle_of(fd), NULL, 0, NULL, &there, NULL) && there == 0) {
+		if (posix_gives_up()) {
+			errno = EINTR;
+			return -1;
+		}
+		Sleep(5);
+	}
 	return transfer(fd, buffer, length, -1, false);
 }
 
@@ -460,8 +489,11 @@ int posix_listen(int fd, int backlog)
 
 int posix_accept(int fd, struct sockaddr *from, socklen_t *length, int flags)
 {
-	SOCKET made = accept(socket_of(fd), from, length);
+	SOCKET made;
 
+	if (!may_block(fd, POLLRDNORM))
+		return -1;
+	made = accept(socket_of(fd), from, length);
 	if (made == INVALID_SOCKET)
 		return socket_result(SOCKET_ERROR);
 	/* It has the listener's mode, which accept4() does not pass on. */
@@ -518,6 +550,8 @@ ssize_t posix_recv(int fd, void *buffer, size_t length, int flags)
 		errno = EAGAIN;
 		return -1;
 	}
+	if (!may_block(fd, POLLRDNORM))
+		return -1;
 	return socket_result(recv(socket_of(fd), buffer, (int)length, flags & ~MSG_DONTWAIT));
 }
 
@@ -527,6 +561,8 @@ ssize_t posix_send(int fd, const void *buffer, size_t length, int flags)
 		errno = EAGAIN;
 		return -1;
 	}
+	if (!may_block(fd, POLLWRNORM))
+		return -1;
 	return socket_result(send(socket_of(fd), buffer, (int)length, flags & ~MSG_DONTWAIT));
 }
 
@@ -537,6 +573,8 @@ ssize_t posix_recvfrom(
 		errno = EAGAIN;
 		return -1;
 	}
+	if (!may_block(fd, POLLRDNORM))
+		return -1;
 	return socket_result(
 		recvfrom(socket_of(fd), buffer, (int)length, flags & ~MSG_DONTWAIT, from, size));
 }
@@ -584,8 +622,16 @@ int posix_socketpair(int pair[2])
 
 int posix_poll(struct pollfd *fds, unsigned long count, int ms)
 {
-	/* POLLIN with its priority half is refused for some sockets: asked without. */
-	return socket_result(WSAPoll(fds, count, ms));
+	int result;
+
+	if (posix_gives_up == NULL || ms >= 0)
+		return socket_result(WSAPoll(fds, count, ms));
+	while ((result = WSAPoll(fds, count, 20)) == 0)
+		if (posix_gives_up()) {
+			errno = EINTR;
+			return -1;
+		}
+	return socket_result(result);
 }
 
 /* ---- Threads and time ---- */

@@ -49,6 +49,8 @@
 _Noreturn void posix_lacks(const char *what);
 /* Is this wine? Some things that Windows does, it does not. */
 bool posix_is_wine(void);
+/* Where it is set, what blocks asks it now and then, and fails with EINTR if it says so. */
+extern bool (*posix_gives_up)(void);
 
 /* ---- Descriptors ---- */
 

@@ -26,6 +26,21 @@
 	FAULT_SITE(site, name, __VA_ARGS__); \
 	int how = fault_here(&site)
 
+/* Handles are multiples of four. What none was made of has failed. */
+static HANDLE kept(HANDLE made)
+{
+	if (made != NULL && made != INVALID_HANDLE_VALUE)
+		faults_descriptor((int)((uintptr_t)made / 4));
+	return made;
+}
+
+BOOL WINAPI faulty_CloseHandle(HANDLE handle);
+BOOL WINAPI faulty_CloseHandle(HANDLE handle)
+{
+	faults_descriptor_gone((int)((uintptr_t)handle / 4));
+	return CloseHandle(handle);
+}
+
 /* One call. FAILED is what it then returns. */
 #define CALL_OF(type, failure, name, parameters, arguments, ...) \
 	type WINAPI faulty_##name parameters;                    \
@@ -36,6 +51,17 @@
 			return name arguments;                   \
 		SetLastError((DWORD)how);                        \
 		return failure;                                  \
+	}
+/* As CALL_OF, of what the library keeps to itself. */
+#define CALL_KEPT(failure, name, parameters, arguments, ...) \
+	HANDLE WINAPI faulty_##name parameters;              \
+	HANDLE WINAPI faulty_##name parameters               \
+	{                                                    \
+		SITE(#name, __VA_ARGS__);                    \
+		if (how == 0)                                \
+			return kept(name arguments);         \
+		SetLastError((DWORD)how);                    \
+		return failure;                              \
 	}
 #define CALL_BOOL(name, parameters, arguments, ...) \
 	CALL_OF(BOOL, FALSE, name, parameters, arguments, __VA_ARGS__)
@@ -101,7 +127,7 @@ HANDLE WINAPI faulty_CreateIoCompletionPort(HANDLE file, HANDLE port, ULONG_PTR 
 	made = CreateIoCompletionPort(file, port, key, threads);
 	if (made != NULL && file != INVALID_HANDLE_VALUE)
 		atomic_store(port_of(file), made);
-	return made;
+	return port == NULL ? kept(made) : made;
 }
 
 CALL_BOOL(PostQueuedCompletionStatus,
@@ -402,7 +428,7 @@ CALL_HANDLE(CreateFileW,
 		DWORD flags, HANDLE like),
 	(path, access, share, security, how_so, flags, like), ERROR_TOO_MANY_OPEN_FILES,
 	ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION, ERROR_NOT_ENOUGH_MEMORY)
-CALL_HANDLE(ReOpenFile, (HANDLE file, DWORD access, DWORD share, DWORD flags),
+CALL_KEPT(INVALID_HANDLE_VALUE, ReOpenFile, (HANDLE file, DWORD access, DWORD share, DWORD flags),
 	(file, access, share, flags), ERROR_TOO_MANY_OPEN_FILES, ERROR_NOT_ENOUGH_MEMORY)
 CALL_HANDLE(CreateNamedPipeW,
 	(LPCWSTR name, DWORD access, DWORD mode, DWORD most, DWORD out, DWORD in, DWORD ms,
@@ -431,13 +457,22 @@ CALL_OF(DWORD, 0, GetFullPathNameW, (LPCWSTR path, DWORD room, LPWSTR out, LPWST
 CALL_BOOL(PeekNamedPipe,
 	(HANDLE pipe, LPVOID to, DWORD room, LPDWORD moved, LPDWORD there, LPDWORD left),
 	(pipe, to, room, moved, there, left), ERROR_NO_SYSTEM_RESOURCES)
-CALL_OF(HANDLE, NULL, CreateEventW,
-	(LPSECURITY_ATTRIBUTES security, BOOL manual, BOOL set, LPCWSTR name),
+CALL_KEPT(NULL, CreateEventW, (LPSECURITY_ATTRIBUTES security, BOOL manual, BOOL set, LPCWSTR name),
 	(security, manual, set, name), ERROR_NOT_ENOUGH_MEMORY, ERROR_NO_SYSTEM_RESOURCES)
-CALL_BOOL(DuplicateHandle,
-	(HANDLE theirs, HANDLE from, HANDLE ours, LPHANDLE out, DWORD access, BOOL inherit,
-		DWORD options),
-	(theirs, from, ours, out, access, inherit, options), ERROR_NO_SYSTEM_RESOURCES)
+
+BOOL WINAPI faulty_DuplicateHandle(HANDLE theirs, HANDLE from, HANDLE ours, LPHANDLE out,
+	DWORD access, BOOL inherit, DWORD options);
+BOOL WINAPI faulty_DuplicateHandle(HANDLE theirs, HANDLE from, HANDLE ours, LPHANDLE out,
+	DWORD access, BOOL inherit, DWORD options)
+{
+	SITE("DuplicateHandle", ERROR_NO_SYSTEM_RESOURCES);
+
+	if (fails(NULL, NULL, how) ||
+		!DuplicateHandle(theirs, from, ours, out, access, inherit, options))
+		return FALSE;
+	kept(*out);
+	return TRUE;
+}
 
 /* A position is but a number that the system keeps: what is right can be set. */
 BOOL WINAPI faulty_SetFilePointerEx(HANDLE file, LARGE_INTEGER to, PLARGE_INTEGER now, DWORD from);
@@ -533,7 +568,7 @@ CALL_BOOL(UpdateProcThreadAttribute,
 		PVOID before, PSIZE_T room),
 	(list, flags, which, value, size, before, room), ERROR_NOT_ENOUGH_MEMORY)
 CALL_BOOL(TerminateProcess, (HANDLE process, UINT code), (process, code), ERROR_ACCESS_DENIED)
-CALL_OF(HANDLE, NULL, OpenThread, (DWORD access, BOOL inherit, DWORD id), (access, inherit, id),
+CALL_KEPT(NULL, OpenThread, (DWORD access, BOOL inherit, DWORD id), (access, inherit, id),
 	ERROR_NOT_ENOUGH_MEMORY)
 CALL_BOOL(RegisterWaitForSingleObject,
 	(PHANDLE out, HANDLE what, WAITORTIMERCALLBACK call, PVOID argument, ULONG ms, ULONG flags),
@@ -553,7 +588,8 @@ uintptr_t faulty__beginthreadex(void *security, unsigned stack, _beginthreadex_p
 	SITE("_beginthreadex", ERROR_NO_PROC_SLOTS);
 
 	if (how == 0)
-		return _beginthreadex(security, stack, run, argument, flags, id);
+		return (uintptr_t)kept(
+			(HANDLE)_beginthreadex(security, stack, run, argument, flags, id));
 	errno = EAGAIN;
 	return 0;
 }

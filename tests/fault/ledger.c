@@ -2,12 +2,11 @@
  * and the library's calls of the tests' callbacks come back the same way. */
 #include "lib/port.h"
 
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "ledger.h"
+#include "posix.h"
 
 #define BUCKETS   65536
 #define PORT_MOST 64
@@ -39,8 +38,8 @@ static struct loan *loans[BUCKETS];
 static struct proa_port *ports[PORT_MOST];
 static struct proa_pool *pools[POOL_MOST];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Held by calls of the test's other threads; at the end, for good, by ledger_end(). */
-static pthread_rwlock_t others = PTHREAD_RWLOCK_INITIALIZER;
+/* Of waits_on. ledger_wake() is called from anywhere, and tries but once. */
+static atomic_flag waits_lock = ATOMIC_FLAG_INIT;
 static pthread_t test_thread;
 static pid_t test_process;
 static void (*tell_broken)(const char *what);
@@ -66,6 +65,19 @@ static void broken(const char *what)
 	if (is_judged())
 		tell_broken(what);
 }
+
+/* Held by calls of the test's other threads; at the end, for good, by ledger_end(). */
+#ifdef _WIN32
+static SRWLOCK others = SRWLOCK_INIT;
+#	define others_enter() AcquireSRWLockShared(&others)
+#	define others_leave() ReleaseSRWLockShared(&others)
+#	define others_stop()  AcquireSRWLockExclusive(&others)
+#else
+static pthread_rwlock_t others = PTHREAD_RWLOCK_INITIALIZER;
+#	define others_enter() pthread_rwlock_rdlock(&others)
+#	define others_leave() pthread_rwlock_unlock(&others)
+#	define others_stop()  pthread_rwlock_wrlock(&others)
+#endif
 
 /* ---- entries ---------------------------------------------------------------------- */
 
@@ -191,7 +203,7 @@ static bool call_begin(void)
 	bool other = !pthread_equal(pthread_self(), test_thread) && getpid() == test_process;
 
 	if (other)
-		pthread_rwlock_rdlock(&others);
+		others_enter();
 	else
 		depth++;
 	return other;
@@ -200,16 +212,25 @@ static bool call_begin(void)
 static void call_end(bool other)
 {
 	if (other)
-		pthread_rwlock_unlock(&others);
+		others_leave();
 	else
 		depth--;
+}
+
+/* Once it is none, a port may be closed. */
+static void set_waits_on(struct proa_port *port)
+{
+	while (atomic_flag_test_and_set(&waits_lock))
+		; /* for as long as a wake-up takes */
+	waits_on = port;
+	atomic_flag_clear(&waits_lock);
 }
 
 static void wait_begin(struct proa_port *port)
 {
 	if (tell_waiting != NULL && getpid() == test_process)
 		tell_waiting();
-	waits_on = port;
+	set_waits_on(port);
 }
 
 #define WRAP(type, name, parameters)   \
@@ -244,7 +265,7 @@ static void wait_begin(struct proa_port *port)
 			wait_begin(port);                                 \
 		result = __real_##name arguments;                         \
 		if (!other && --depth == 0)                               \
-			waits_on = NULL;                                  \
+			set_waits_on(NULL);                               \
 		return result;                                            \
 	}
 WAIT(proa_run, (struct proa_port * port), (port))
@@ -325,7 +346,7 @@ WRAP(int, proa_wait,
 	for (int i = 0; i < count; i++)
 		note_completion(&out[i], true);
 	if (!other && --depth == 0)
-		waits_on = NULL;
+		set_waits_on(NULL);
 	return count;
 }
 
@@ -477,17 +498,21 @@ void ledger_begin(void (*tell)(const char *what), void (*tell_wait)(void))
 
 void ledger_wake(void)
 {
-	struct proa_port *port = waits_on;
+	struct proa_port *port;
 
-	if (port == NULL)
+	if (atomic_flag_test_and_set(&waits_lock))
 		return;
-	__real_proa_stop(port);
-	__real_proa_wake(port);
+	port = waits_on;
+	if (port != NULL) {
+		__real_proa_stop(port);
+		__real_proa_wake(port);
+	}
+	atomic_flag_clear(&waits_lock);
 }
 
-bool ledger_is_inside(void)
+bool ledger_is_outside(void)
 {
-	return depth > 0;
+	return pthread_equal(pthread_self(), test_thread) && depth == 0;
 }
 
 static void give_all_back(void)
@@ -512,8 +537,9 @@ bool ledger_end(void)
 {
 	bool ours = true;
 
-	pthread_rwlock_wrlock(&others);
+	others_stop();
 	ended = true;
+	set_waits_on(NULL);
 	for (int i = 0; i < PORT_MOST; i++) {
 		struct proa_port *port = ports[i];
 

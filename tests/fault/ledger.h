@@ -9,7 +9,8 @@
  * waits, and need not return. */
 void ledger_begin(void (*broken)(const char *what), void (*waiting)(void));
 
-/* Ends the wait that the test's thread is in. In a signal handler of that thread's. */
+/* Ends the wait that the test's thread is in, most of the time: to be called again and
+ * again. In a signal handler of that thread's, or on another thread. */
 void ledger_wake(void);
 
 /* Nothing of the test runs from here on: closes its ports, gives back, closes its pools.
@@ -18,7 +19,7 @@ void ledger_wake(void);
  * under way, and so can't be closed. */
 bool ledger_end(void);
 
-/* Is the test's own thread inside of a call of the library's that may wait? */
-bool ledger_is_inside(void);
+/* Is this the test's own thread, and in none of the library's calls? */
+bool ledger_is_outside(void);
 
 #endif

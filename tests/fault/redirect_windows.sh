@@ -30,7 +30,7 @@ harmless='__gcov_.* _?_?assert _errno _snwprintf _wcsnicmp __acrt_iob_func __min
 	(Acquire|Release)SRWLockExclusive InitializeSRWLock InitializeConditionVariable
 	SleepConditionVariableSRW Wake(All)?ConditionVariable InitOnce(BeginInitialize|Complete)
 	Sleep WaitForSingleObject GetTickCount64 QueryPerformance(Counter|Frequency)
-	CloseHandle closesocket UnregisterWaitEx DeleteProcThreadAttributeList
+	closesocket UnregisterWaitEx DeleteProcThreadAttributeList
 	GetLastError SetLastError WSAGetLastError RtlNtStatusToDosError
 	GetCurrent(Process|ProcessId|ThreadId) GetProcessId GetExitCodeProcess GetStdHandle
 	GetConsoleMode GetFileType GetHandleInformation SetHandleInformation GetModuleHandleW GetProcAddress
