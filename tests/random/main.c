@@ -122,24 +122,6 @@ static int child_run(const struct profile *profile, char **argv)
 
 #ifdef _WIN32
 
-_Noreturn void posix_lacks(const char *what)
-{
-	fprintf(stderr, "%s\n", what);
-	exit(3);
-}
-
-static LONG WINAPI tell_exception(EXCEPTION_POINTERS *about)
-{
-	const EXCEPTION_RECORD *record = about->ExceptionRecord;
-	uintptr_t base = (uintptr_t)GetModuleHandleA(NULL);
-
-	fprintf(stderr, "exception %08lx at image + 0x%llx\n", record->ExceptionCode,
-		(unsigned long long)((uintptr_t)record->ExceptionAddress - base));
-	fflush(NULL);
-	TerminateProcess(GetCurrentProcess(), 9);
-	return EXCEPTION_EXECUTE_HANDLER;
-}
-
 /* This program again with `arguments`: its exit code, or a reason in words. */
 static int run_self(const char *arguments, unsigned seconds, const char **reason)
 {
@@ -225,8 +207,7 @@ static void be_child(int argc, char **argv)
 
 	if (profile == NULL)
 		return;
-	SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
-	SetUnhandledExceptionFilter(tell_exception);
+	exceptions_tell();
 	exit(child_run(profile, argv));
 }
 

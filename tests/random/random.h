@@ -88,6 +88,7 @@ struct world {
 
 extern struct world world;
 
+void world_begin(const struct world *how);
 int64_t clock_ns(void);
 uint64_t mix(uint64_t value);
 uint64_t choose(uint64_t below); /* 0 .. below - 1 */
@@ -103,6 +104,12 @@ bool system_fails(void);
 #endif
 __attribute__((format(RANDOM_PRINTF, 1, 2))) void trace(const char *format, ...);
 _Noreturn __attribute__((format(RANDOM_PRINTF, 1, 2))) void broken(const char *format, ...);
+/* The same of what does not come to an end, for which wine may be to blame. */
+_Noreturn __attribute__((format(RANDOM_PRINTF, 1, 2))) void hangs(const char *format, ...);
+#ifdef _WIN32
+/* One that nobody handles says where it was, and its process has ended by its own word. */
+void exceptions_tell(void);
+#endif
 #define HOLDS(condition, ...)                \
 	do {                                 \
 		if (!(condition))            \
@@ -166,6 +173,16 @@ struct end {
 };
 
 void stream_open(void);
+/* Two ends of a stream that the library has not made: UNIX sockets, or TCP on Windows. 0, or
+ * -1 and errno. */
+int stream_pair(int pair[2], bool blocks);
+/* A pipe, likewise, whose first end is the one to read from. */
+#ifdef _WIN32
+#	define PIPE_WAYS 3 /* that end overlaps, or the other, or none */
+#else
+#	define PIPE_WAYS 2 /* it blocks, or it does not */
+#endif
+int stream_pipe(int pair[2], unsigned way);
 /* Takes a connected pair over; `exact` as in struct channel. */
 void stream_adopt(proa_handle one, proa_handle other, bool is_socket, bool duplex, bool exact);
 struct end *end_any(void); /* one that nobody closes, or NULL */

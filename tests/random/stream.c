@@ -108,20 +108,35 @@ static void make_small(int socket)
 	setsockopt(socket, SOL_SOCKET, SO_RCVBUF, &segment, sizeof(segment));
 }
 
+int stream_pair(int pair[2], bool blocks)
+{
+#ifdef _WIN32
+	int error = posix_pair(pair);
+
+	for (int i = 0; i < 2 && error == 0 && !blocks; i++)
+		error = fcntl(pair[i], F_SETFL, O_NONBLOCK);
+	return error;
+#else
+	return socketpair(
+		AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (blocks ? 0 : SOCK_NONBLOCK), 0, pair);
+#endif
+}
+
+int stream_pipe(int pair[2], unsigned way)
+{
+#ifdef _WIN32
+	return way == 2 ? pipe2(pair, 0) : posix_pipe_overlapped(pair, (int)way);
+#else
+	return pipe2(pair, O_CLOEXEC | (way == 0 ? 0 : O_NONBLOCK));
+#endif
+}
+
 /* Whose first op ties it; it may block. */
 static void foreign_pair(proa_handle out[2])
 {
 	int pair[2];
-#ifdef _WIN32
-	int error = posix_pair(pair);
 
-	if (error == 0 && chance(50))
-		error = fcntl(pair[0], F_SETFL, O_NONBLOCK) | fcntl(pair[1], F_SETFL, O_NONBLOCK);
-#else
-	int error = socketpair(AF_UNIX, SOCK_STREAM | (chance(50) ? SOCK_NONBLOCK : 0), 0, pair);
-#endif
-
-	HOLDS(error == 0, "a pair of sockets: %s", strerror(errno));
+	HOLDS(stream_pair(pair, !chance(50)) == 0, "a pair of sockets: %s", strerror(errno));
 	out[0] = pair[0];
 	out[1] = pair[1];
 }
@@ -129,14 +144,9 @@ static void foreign_pair(proa_handle out[2])
 static void foreign_pipe(proa_handle out[2])
 {
 	int pair[2];
-#ifdef _WIN32
-	int ways = (int)choose(3);
-	int error = ways == 2 ? pipe2(pair, 0) : posix_pipe_overlapped(pair, ways);
-#else
-	int error = pipe2(pair, chance(50) ? O_NONBLOCK : 0);
-#endif
+	unsigned way = PIPE_WAYS > 2 ? (unsigned)choose(PIPE_WAYS) : chance(50);
 
-	HOLDS(error == 0, "a pipe: %s", strerror(errno));
+	HOLDS(stream_pipe(pair, way) == 0, "a pipe: %s", strerror(errno));
 	out[0] = pair[1];
 	out[1] = pair[0];
 }

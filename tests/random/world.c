@@ -96,7 +96,7 @@ static void tell_steps(void)
 	static bool told;
 	unsigned from = traced > TRACE_LINES ? traced - TRACE_LINES : 0;
 
-	if (world.verbose || told)
+	if (world.verbose || told || traced == 0)
 		return;
 	told = true;
 	fprintf(stderr, "  the last steps:\n");
@@ -104,26 +104,77 @@ static void tell_steps(void)
 		fprintf(stderr, "  %s\n", traces[from % TRACE_LINES]);
 }
 
-static int exit_code = 1;
+static void tell_where(void)
+{
+	tell_steps();
+	if (world.replay == NULL)
+		fprintf(stderr, "seed %llu ", (unsigned long long)world.seed);
+	fprintf(stderr, "engine %s: ", world.engine);
+}
+
+static _Noreturn void end_badly(int code)
+{
+	fprintf(stderr, "\n");
+	if (world.replay != NULL) {
+		/* By that word tests/windows/again knows what needs no second run. */
+		fprintf(stderr, "%sreplay: %s\n", code == EXIT_HANGS ? "" : "FAILED, ",
+			world.replay);
+		abort();
+	}
+	_exit(code);
+}
 
 void broken(const char *format, ...)
 {
 	va_list arguments;
 
-	tell_steps();
-	if (world.replay == NULL)
-		fprintf(stderr, "seed %llu ", (unsigned long long)world.seed);
-	fprintf(stderr, "engine %s: ", world.engine);
+	tell_where();
 	va_start(arguments, format);
 	vfprintf(stderr, format, arguments);
 	va_end(arguments);
-	fprintf(stderr, "\n");
-	if (world.replay != NULL) {
-		fprintf(stderr, "replay: %s\n", world.replay);
-		abort();
-	}
-	_exit(exit_code);
+	end_badly(1);
 }
+
+void hangs(const char *format, ...)
+{
+	va_list arguments;
+
+	tell_where();
+	va_start(arguments, format);
+	vfprintf(stderr, format, arguments);
+	va_end(arguments);
+	end_badly(EXIT_HANGS);
+}
+
+#ifdef _WIN32
+
+_Noreturn void posix_lacks(const char *what)
+{
+	fprintf(stderr, "%s\n", what);
+	exit(3);
+}
+
+static LONG WINAPI tell_exception(EXCEPTION_POINTERS *about)
+{
+	const EXCEPTION_RECORD *record = about->ExceptionRecord;
+	uintptr_t base = (uintptr_t)GetModuleHandleA(NULL);
+
+	if (world.replay != NULL)
+		fprintf(stderr, "FAILED, replay: %s\n", world.replay);
+	fprintf(stderr, "exception %08lx at image + 0x%llx\n", record->ExceptionCode,
+		(unsigned long long)((uintptr_t)record->ExceptionAddress - base));
+	fflush(NULL);
+	TerminateProcess(GetCurrentProcess(), 9);
+	return EXCEPTION_EXECUTE_HANDLER;
+}
+
+void exceptions_tell(void)
+{
+	SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX);
+	SetUnhandledExceptionFilter(tell_exception);
+}
+
+#endif
 
 static void check_time(void)
 {
@@ -133,8 +184,7 @@ static void check_time(void)
 	tell_in_flight();
 	streams_tell();
 	datagrams_tell();
-	exit_code = EXIT_HANGS;
-	broken("does not come to an end; the last completion came %lld ms ago",
+	hangs("does not come to an end; the last completion came %lld ms ago",
 		(long long)((clock_ns() - world.came) / PROA_MILLISECOND));
 }
 
@@ -740,7 +790,7 @@ static int descriptors(void)
  * process, which may play many. */
 static void warm_up(void)
 {
-#ifdef COUNTS_BLOCKS
+#if defined(COUNTS_BLOCKS) || defined(_WIN32)
 	static bool warm;
 	struct proa_port *port;
 	int pair[2];
@@ -793,6 +843,12 @@ static void world_open(const char *engine)
 	files_open();
 }
 
+void world_begin(const struct world *how)
+{
+	world = *how;
+	traced = 0;
+}
+
 static void tasks_free(void)
 {
 	struct task *task;
@@ -819,8 +875,7 @@ static void run(const struct world *how, unsigned steps)
 	warm_up();
 	before = descriptors();
 	blocks_note();
-	world = *how;
-	traced = 0;
+	world_begin(how);
 	world.random = mix(world.seed);
 	world.tasks.next = world.tasks.previous = &world.tasks;
 	world.ends_by = clock_ns() + number_in("RANDOM_SECONDS", SECONDS_MOST) *
