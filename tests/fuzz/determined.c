@@ -1,13 +1,12 @@
 /* Programs whose every result is determined: what is submitted together is left alone
  * until it has ended, and nothing has a limit in time. So there is one right result for
  * each op, which a few numbers of a model tell, and all engines have to give it. */
+#include "posix.h"
+
 #include "fuzz.h"
 
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "random/random.h"
 
@@ -25,7 +24,7 @@ struct way {
 	bool is_shut, has_ended;
 };
 
-enum kind { UNIX, PIPE };
+enum kind { PAIR, PIPE };
 
 struct place {
 	enum kind kind;
@@ -122,7 +121,8 @@ static void run_all(unsigned count)
 
 		HOLDS(n >= 0, "a turn gives %s", proa_error_name(n));
 		for (unsigned i = 0; i < count && clock_ns() > until; i++)
-			HOLDS(now.pieces[i].ended, "%s does not end", now.pieces[i].what);
+			if (!now.pieces[i].ended)
+				hangs("%s does not end", now.pieces[i].what);
 	}
 	now.ended = 0;
 }
@@ -145,15 +145,86 @@ static void submit(struct piece *piece)
 	proa_submit(&piece->op, done);
 }
 
+/* ---- what the system makes ------------------------------------------------------------ */
+
+#ifdef _WIN32
+
+#	define POLLS_SOCKETS_ALONE true
+
+/* UDP, each connected to the other. */
+static bool datagrams_pair(int pair[2])
+{
+	struct sockaddr_in names[2] = { { .sin_family = AF_INET }, { .sin_family = AF_INET } };
+	socklen_t length = sizeof(names[0]);
+	bool made = true;
+
+	for (int i = 0; i < 2; i++) {
+		names[i].sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+		pair[i] = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		made = made && pair[i] != -1 &&
+		       bind(pair[i], (struct sockaddr *)&names[i], length) == 0 &&
+		       getsockname(pair[i], (struct sockaddr *)&names[i], &length) == 0;
+	}
+	for (int i = 0; i < 2; i++)
+		made = made && connect(pair[i], (struct sockaddr *)&names[1 - i], length) == 0;
+	return made;
+}
+
+static int file_unnamed(void)
+{
+	return posix_memfd();
+}
+
+/* A send over TCP ends when the system has the bytes, and the peer has them later. Each result
+ * is determined once they are there. (Of a pipe, or of UNIX sockets, they are there at once.) */
+static void await_arrival(const struct way *way)
+{
+	const struct timespec pause = { 0, PROA_MILLISECOND };
+	int64_t until = clock_ns() + SECONDS * PROA_SECOND;
+	u_long there = 0;
+
+	while (ioctlsocket((SOCKET)way->to, (long)FIONREAD, &there) == 0 &&
+		there < way->sent - way->read) {
+		if (clock_ns() > until)
+			hangs("of %llu bytes that were sent %lu have come",
+				(unsigned long long)(way->sent - way->read), there);
+		nanosleep(&pause, NULL);
+	}
+}
+
+#else
+
+#	define POLLS_SOCKETS_ALONE false
+
+static bool datagrams_pair(int pair[2])
+{
+	return socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) == 0;
+}
+
+static int file_unnamed(void)
+{
+	char path[] = "/tmp/proa-fuzz-XXXXXX";
+	int file = mkostemp(path, O_CLOEXEC);
+
+	return file < 0 || unlink(path) < 0 ? -1 : file;
+}
+
+static void await_arrival(const struct way *way)
+{
+	(void)way;
+}
+
+#endif
+
 /* ---- streams ------------------------------------------------------------------------ */
 
 static void place_open(struct place *place, enum kind kind)
 {
 	int fds[2];
-	bool made = kind == UNIX ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0
-				 : pipe2(fds, O_CLOEXEC) == 0;
+	unsigned way = PIPE_WAYS > 2 ? now.ways / 2 % PIPE_WAYS : 0;
 
-	HOLDS(made, "no descriptors");
+	HOLDS((kind == PAIR ? stream_pair(fds, true) : stream_pipe(fds, way)) == 0,
+		"no descriptors: %s", strerror(errno));
 	/* A pipe's first end is the one to read from. */
 	place->kind = kind;
 	place->ends[0] = fds[kind == PIPE];
@@ -182,6 +253,11 @@ static struct way *way_any(void)
 	struct place *place = &now.places[next(3)];
 
 	return &place->ways[place->kind == PIPE ? 0 : next(2)];
+}
+
+static bool is_pipe(const struct way *way)
+{
+	return now.places[2].ways == way;
 }
 
 /* Several sends at once, of two kinds; some in a chain. */
@@ -222,6 +298,7 @@ static void send_some(struct way *way)
 	run_all(count);
 	for (unsigned i = 0; i < count; i++)
 		expect(&now.pieces[i], expected[i], NULL);
+	await_arrival(way);
 }
 
 static void check_bytes(
@@ -249,12 +326,10 @@ static void receive_one(struct way *way)
 	static const uint32_t ways[] = { 0, PROA_ALL, PROA_PEEK, 0 };
 	uint32_t flags = ways[next(4)];
 	size_t length = 1 + next(PIECE);
-	bool socket = way->from == now.places[0].ends[0] || way->from == now.places[0].ends[1] ||
-		      way->from == now.places[1].ends[0] || way->from == now.places[1].ends[1];
 	struct piece *piece;
 	int32_t expected;
 
-	if (!socket && flags == PROA_PEEK)
+	if (is_pipe(way) && flags == PROA_PEEK)
 		flags = 0;
 	expected = receive_expected(way, length, flags == PROA_ALL);
 	/* One that waits with some of its bytes would take them along. */
@@ -310,17 +385,22 @@ static void poll_one(const struct way *way)
 {
 	struct piece *piece = piece_new(0, "poll");
 	bool there = way->sent > way->read || way->is_shut;
+	bool lacks = POLLS_SOCKETS_ALONE && is_pipe(way);
 
 	proa_prep_poll(&piece->op, way->to, PROA_READABLE);
 	submit(piece);
-	if (!there) {
+	if (!there && !lacks) {
 		proa_run_once(now.port, 0);
 		proa_cancel(&piece->op);
 	}
 	run_all(1);
-	if (there) /* a hang-up may be told beside it */
+	if (there && !lacks) /* a hang-up may be told beside it */
 		piece->result &= PROA_READABLE;
-	expect(piece, there ? (int32_t)PROA_READABLE : PROA_ECANCELED, NULL);
+	expect(piece,
+		lacks   ? PROA_EOPNOTSUPP
+		: there ? (int32_t)PROA_READABLE
+			: PROA_ECANCELED,
+		NULL);
 }
 
 /* ---- the rest ----------------------------------------------------------------------- */
@@ -454,23 +534,22 @@ size_t determined_run(const char *engine, const unsigned char *bytes, size_t len
 	const char *replay, struct outcome *log)
 {
 	struct proa_pool_options options = { .buffer_size = 256, .count = 2, .limit = 4 };
-	char path[] = "/tmp/proa-fuzz-XXXXXX";
 	int n;
 
 	memset(&now, 0, sizeof(now));
-	world = (struct world) { .engine = engine, .replay = replay };
+	world_begin(&(struct world) { .engine = engine, .replay = replay });
 	now.at = bytes;
 	now.end = bytes + length;
 	now.log = log;
-	now.file = mkostemp(path, O_CLOEXEC);
-	HOLDS(now.file >= 0 && unlink(path) == 0, "no file");
-	HOLDS(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, now.sides) == 0, "no datagrams");
+	now.file = file_unnamed();
+	HOLDS(now.file != -1, "no file: %s", strerror(errno));
+	HOLDS(datagrams_pair(now.sides), "no datagrams: %s", strerror(errno));
 	n = proa_port_open(NULL, &now.port);
 	HOLDS(n == 0, "no port: %s", proa_port_open_why());
 	n = proa_pool_open(now.port, &options, &now.pool);
 	HOLDS(n == 0, "no pool");
 	for (unsigned i = 0; i < 3; i++)
-		place_open(&now.places[i], i < 2 ? UNIX : PIPE);
+		place_open(&now.places[i], i < 2 ? PAIR : PIPE);
 	while (now.at != now.end)
 		step();
 	for (unsigned i = 0; i < 3; i++)

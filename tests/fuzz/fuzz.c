@@ -3,6 +3,8 @@
  * determined one, whose results must be the model's and the same on all engines.
  *
  * With clang's -fsanitize=fuzzer this is the target of a fuzzer; play.c plays files. */
+#include "posix.h"
+
 #include "fuzz.h"
 
 #include <stdio.h>
@@ -19,11 +21,16 @@ struct profile {
 };
 
 static struct profile profiles[] = {
+#ifdef _WIN32
+	{ "iocp", "iocp", NULL, false, false },
+#else
 	{ "io_uring", "io_uring", NULL, false, false },
 	{ "io_uring-basic", "io_uring", "all", false, false },
-	{ "epoll", "epoll", NULL, false, false }, { "poll", "poll", NULL, false, false },
-	{ "select", "select", NULL, false, false },
+	{ "epoll", "epoll", NULL, false, false },
 	{ "kqueue", "kqueue", NULL, false, false }, /* of a program of its own */
+#endif
+	{ "poll", "poll", NULL, false, false },
+	{ "select", "select", NULL, false, false },
 };
 #define PROFILES (sizeof(profiles) / sizeof(profiles[0]))
 
@@ -87,6 +94,7 @@ void fuzz_one(const unsigned char *bytes, size_t length, const char *only)
 	const struct profile *before = NULL;
 	size_t counts[2] = { 0, 0 };
 	const char *replay;
+	bool ran = false;
 
 	if (length < 2)
 		return;
@@ -95,6 +103,7 @@ void fuzz_one(const unsigned char *bytes, size_t length, const char *only)
 	for (struct profile *profile = profiles; profile < profiles + PROFILES; profile++) {
 		if ((only != NULL && strcmp(only, profile->name) != 0) || !works(profile))
 			continue;
+		ran = true;
 		replay = replay_line(profile->name, bytes, length);
 		if (bytes[0] % 2 == 0) {
 			run_bytes(profile->engine, bytes + 1, length - 1, replay, fuzz_verbose);
@@ -106,6 +115,10 @@ void fuzz_one(const unsigned char *bytes, size_t length, const char *only)
 		memcpy(logs[0], logs[1], counts[1] * sizeof(logs[0][0]));
 		counts[0] = counts[1];
 		before = profile;
+	}
+	if (!ran) {
+		fprintf(stderr, "FAILED: no engine to run it on\n");
+		abort();
 	}
 }
 

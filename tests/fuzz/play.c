@@ -1,11 +1,13 @@
 /* Plays inputs of the fuzzer without it: files, all files of folders, or one in hex. */
+#include "posix.h"
+
 #include "fuzz.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+
+#include "random/random.h"
 
 static const char *engine;
 static int passed, failed;
@@ -69,6 +71,9 @@ int main(int argc, char **argv)
 {
 	int i = 1;
 
+#ifdef _WIN32
+	exceptions_tell();
+#endif
 	if (i < argc && strcmp(argv[i], "-v") == 0) {
 		fuzz_verbose = true;
 		i++;
