@@ -185,9 +185,8 @@ static void await_arrival(const struct way *way)
 
 	while (ioctlsocket((SOCKET)way->to, (long)FIONREAD, &there) == 0 &&
 		there < way->sent - way->read) {
-		if (clock_ns() > until)
-			hangs("of %llu bytes that were sent %lu have come",
-				(unsigned long long)(way->sent - way->read), there);
+		HOLDS(clock_ns() < until, "of %llu bytes that were sent %lu have come",
+			(unsigned long long)(way->sent - way->read), there);
 		nanosleep(&pause, NULL);
 	}
 }

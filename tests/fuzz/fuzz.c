@@ -60,12 +60,14 @@ static bool works(struct profile *profile)
 }
 
 bool fuzz_verbose;
+const char *fuzz_program = "fuzz-play";
 
+/* On one engine, or, with NULL, on all. */
 static const char *replay_line(const char *engine, const unsigned char *bytes, size_t length)
 {
-	static char line[2 * LENGTH_MOST + 64];
-	const char *which = strcmp(engine, "kqueue") == 0 ? "-kqueue" : "";
-	int n = snprintf(line, sizeof(line), "fuzz-play%s --engine %s --hex ", which, engine);
+	static char line[2 * LENGTH_MOST + 128];
+	int n = snprintf(line, 128, "%.60s%s%s --hex ", fuzz_program,
+		engine != NULL ? " --engine " : "", engine != NULL ? engine : "");
 
 	for (size_t i = 0; i < length; i++)
 		n += snprintf(line + n, sizeof(line) - (size_t)n, "%02x", bytes[i]);
@@ -110,6 +112,7 @@ void fuzz_one(const unsigned char *bytes, size_t length, const char *only)
 			continue;
 		}
 		counts[1] = determined_run(profile->engine, bytes + 1, length - 1, replay, logs[1]);
+		world.replay = replay_line(NULL, bytes, length);
 		if (before != NULL)
 			compare(before, logs[0], counts[0], profile, logs[1], counts[1]);
 		memcpy(logs[0], logs[1], counts[1] * sizeof(logs[0][0]));

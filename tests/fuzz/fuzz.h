@@ -9,6 +9,7 @@
 /* A program of bytes on every engine there is, or on the one that is named; aborts if
  * an engine breaks a rule, or two differ in what is determined. */
 extern bool fuzz_verbose; /* traces the random programs */
+extern const char *fuzz_program; /* that replays what has failed */
 void fuzz_one(const unsigned char *bytes, size_t length, const char *only);
 
 /* One of them: a program whose every result is determined. Its results, each with what

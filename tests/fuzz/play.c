@@ -71,6 +71,9 @@ int main(int argc, char **argv)
 {
 	int i = 1;
 
+	fuzz_program = argv[0] + strlen(argv[0]);
+	while (fuzz_program != argv[0] && strchr("/\\", fuzz_program[-1]) == NULL)
+		fuzz_program--;
 #ifdef _WIN32
 	exceptions_tell();
 #endif
