@@ -145,6 +145,7 @@ void connect_one(void)
 	static const int32_t refusals[] = { PROA_ECONNREFUSED, PROA_ECONNRESET, 0 };
 	struct task *task;
 	proa_handle handle;
+	unsigned tries = 0;
 	int error;
 
 	if (is_closing)
@@ -157,7 +158,9 @@ void connect_one(void)
 		task = task_new("dial", judge_dial, NULL);
 		proa_prep_dial(task->op, &address, 0);
 	} else {
-		error = proa_socket(world.port, &address, PROA_STREAM, &handle);
+		do
+			error = proa_socket(world.port, &address, PROA_STREAM, &handle);
+		while (asks_again(error, &tries));
 		HOLDS(error == 0, "proa_socket() gives %s", proa_error_name(error));
 		task = task_new("connect", judge_connect, NULL);
 		task->number = (uint64_t)handle;

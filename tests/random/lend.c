@@ -23,6 +23,7 @@ void pools_open(void)
 	held_count = 0;
 	for (unsigned i = 0; i < POOLS; i++) {
 		struct proa_pool_options options = { .buffer_size = 0 };
+		unsigned tries = 0;
 		int error;
 
 		options.buffer_size = 64u << choose(9);
@@ -32,7 +33,9 @@ void pools_open(void)
 		pools[i].size = options.buffer_size;
 		pools[i].limit = options.limit;
 		pools[i].per_handle = options.per_handle;
-		error = proa_pool_open(world.port, &options, &pools[i].pool);
+		do
+			error = proa_pool_open(world.port, &options, &pools[i].pool);
+		while (asks_again(error, &tries));
 		HOLDS(error == 0, "proa_pool_open() gives %s", proa_error_name(error));
 		trace("a pool of %u to %u buffers of %u bytes, %u a handle", options.count,
 			options.limit, options.buffer_size, options.per_handle);

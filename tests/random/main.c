@@ -84,9 +84,14 @@ static enum found tell_crash(const struct profile *profile, int code, const char
 static int probe(const struct profile *profile)
 {
 	struct proa_port *port;
+	unsigned tries = 0;
+	int error;
 
 	use_profile(profile);
-	if (proa_port_open(NULL, &port) == 0) {
+	do
+		error = proa_port_open(NULL, &port);
+	while (asks_again(error, &tries));
+	if (error == 0) {
 		proa_port_close(port);
 		return 0;
 	}

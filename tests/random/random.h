@@ -96,6 +96,8 @@ bool chance(unsigned percent);
 /* With the faults of tests/fault (RANDOM_FAULTS is set) the system's errors have no
  * reason that the model could know, and no end of a stream follows from them. */
 bool system_fails(void);
+/* Of what a program can't do without: is it asked for once more, after `error`? */
+bool asks_again(int error, unsigned *tries);
 #define EXIT_HANGS 4 /* of a process whose program does not come to an end */
 #ifdef __MINGW_PRINTF_FORMAT
 #	define RANDOM_PRINTF __MINGW_PRINTF_FORMAT

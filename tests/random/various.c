@@ -128,8 +128,12 @@ static void move_timer(void)
 /* The handle has to be the port's, and a foreign one may not have had an op. */
 static void make_of_handle(struct task *task, struct end *end, const char *what)
 {
-	int error = proa_attach(world.port, end->handle);
+	unsigned tries = 0;
+	int error;
 
+	do
+		error = proa_attach(world.port, end->handle);
+	while (asks_again(error, &tries));
 	HOLDS(error == 0, "proa_attach() gives %s", proa_error_name(error));
 	proa_op_with(task->op, end->handle);
 	task->end = end;

@@ -397,6 +397,11 @@ bool system_fails(void)
 	return getenv("RANDOM_FAULTS") != NULL;
 }
 
+bool asks_again(int error, unsigned *tries)
+{
+	return error < 0 && system_fails() && ++*tries < 100;
+}
+
 /* Under wine a poll takes the word of a reset away from a send that waits: that ends with
  * nothing sent, and no reason. */
 static bool has_lost_its_reason(int32_t code)
@@ -793,7 +798,8 @@ static void warm_up(void)
 #if defined(COUNTS_BLOCKS) || defined(_WIN32)
 	static bool warm;
 	struct proa_port *port;
-	int pair[2];
+	unsigned tries = 0;
+	int pair[2], error;
 
 	if (warm)
 		return;
@@ -803,8 +809,14 @@ static void warm_up(void)
 #	else
 	HOLDS(pipe2(pair, O_CLOEXEC) == 0, "a pair: %s", strerror(errno));
 #	endif
-	HOLDS(proa_port_open(NULL, &port) == 0, "no port: %s", proa_port_open_why());
-	HOLDS(proa_attach(port, pair[0]) == 0, "a socket can't be tied");
+	do
+		error = proa_port_open(NULL, &port);
+	while (asks_again(error, &tries));
+	HOLDS(error == 0, "no port: %s", proa_port_open_why());
+	do
+		error = proa_attach(port, pair[0]);
+	while (asks_again(error, &tries));
+	HOLDS(error == 0, "a socket can't be tied: %s", proa_error_name(error));
 	proa_port_close(port);
 	close(pair[0]);
 	close(pair[1]);
@@ -826,12 +838,15 @@ static void memory_check(void)
 static void world_open(const char *engine)
 {
 	struct proa_port_options options = { .engine = NULL };
+	unsigned tries = 0;
 	int error;
 
 	if (chance(25)) /* small rings: the backlog has work */
 		options.entries = 4 + (uint32_t)choose(12);
 	options.workers = (uint32_t)choose(4);
-	error = proa_port_open(&options, &world.port);
+	do
+		error = proa_port_open(&options, &world.port);
+	while (asks_again(error, &tries));
 	HOLDS(error == 0, "no port: %s", proa_port_open_why());
 	HOLDS(strcmp(engine, "any") == 0 || strncmp(engine, proa_engine_name(world.port),
 						    strlen(proa_engine_name(world.port))) == 0,
