@@ -243,9 +243,39 @@ static bool is_sampled(void)
 	return wishes.plan != NULL || (x >> 33) % wishes.part == 0;
 }
 
+/* A call's way that this engine has not had yet: those are never left out. */
+static bool is_new(const struct fault_plan *plan)
+{
+	static const struct profile *of;
+	static struct {
+		char name[sizeof plan->name];
+		int how;
+	} had[2 * SITES_MOST * FAULT_WAYS];
+	static size_t count;
+
+	if (of != profile)
+		count = 0;
+	of = profile;
+	for (size_t i = 0; i < count; i++)
+		if (had[i].how == plan->how && strcmp(had[i].name, plan->name) == 0)
+			return false;
+	if (count == sizeof had / sizeof had[0])
+		abort();
+	memcpy(had[count].name, plan->name, sizeof had[count].name);
+	had[count++].how = plan->how;
+	return true;
+}
+
+static bool is_wanted(const struct fault_plan *plan)
+{
+	bool sampled = is_sampled(), of_count = plan->nth > 0;
+
+	return (of_count && is_new(plan)) || sampled || (of_count && is_memory(plan->name));
+}
+
 static void add_case(const struct body *body, const struct fault_plan *plan, enum case_kind kind)
 {
-	if (!is_sampled() && !(plan->nth > 0 && is_memory(plan->name)))
+	if (!is_wanted(plan))
 		return;
 	for (;;) {
 		for (int i = 0; i < SLOTS; i++)

@@ -1287,6 +1287,67 @@ static void polls_that_end_oddly(void **state)
 	assert_int_equal(poll_result(&op, &large, 0), PROA_READABLE | PROA_HANGUP);
 }
 
+/* What a receive waited for may be gone when its packet is taken, for somebody else had the
+ * socket as well: it waits for more. */
+static void what_had_come_is_gone(void **state)
+{
+	struct proa_port *port = open_port();
+	struct proa_pool *pool;
+	struct proa_op op;
+	proa_handle pair[2];
+	char byte;
+
+	(void)state;
+	assert_int_equal(proa_pair(port, pair), 0);
+	assert_int_equal(proa_pool_open(port, NULL, &pool), 0);
+	proa_op_init(&op, port, NULL);
+	for (int lends = 0; lends < 2; lends++) {
+		if (lends)
+			proa_prep_recv_lent(&op, pair[1], pool, 0);
+		else
+			proa_prep_recv(&op, pair[1], &byte, 1, PROA_PEEK);
+		result = 0;
+		proa_submit(&op, lends ? give_back : note);
+		assert_int_equal(proa_run_once(port, 0), 0);
+		assert_int_equal(send((SOCKET)pair[0], "x", 1, 0), 1);
+		for (int k = 0; k < 500 && packets_in(port) == 0; k++)
+			Sleep(10);
+		assert_int_equal(recv((SOCKET)pair[1], &byte, 1, 0), 1);
+		assert_int_equal(proa_run_once(port, 50 * PROA_MILLISECOND), 0);
+		assert_true(proa_op_pending(&op));
+		assert_int_equal(send((SOCKET)pair[0], "y", 1, 0), 1);
+		runs(port, &op);
+		if (!lends) {
+			assert_int_equal(result, 1);
+			assert_int_equal(byte, 'y');
+			assert_int_equal(recv((SOCKET)pair[1], &byte, 1, 0), 1);
+		}
+	}
+	proa_discard(port, pair[0]);
+	proa_discard(port, pair[1]);
+	proa_pool_close(pool);
+	assert_int_equal(proa_port_close(port), 0);
+}
+
+/* What is still out when nothing is in flight any more is taken out of the port before the
+ * memory goes that it names. */
+static void late_packets_are_waited_for(void **state)
+{
+	static struct request late, doubtful = { .marks = MARK_DOUBTFUL };
+	struct proa_port *port = open_port();
+	HANDLE kernel = iocp_of(port)->port;
+	ULONGLONG before = GetTickCount64();
+
+	(void)state;
+	iocp_of(port)->outstanding = 2;
+	assert_true(PostQueuedCompletionStatus(kernel, 0, KEY_CALL, &late.overlapped));
+	assert_true(PostQueuedCompletionStatus(kernel, 0, KEY_CALL, &doubtful.overlapped));
+	assert_true(PostQueuedCompletionStatus(kernel, 0, KEY_BARRIER, &doubtful.overlapped));
+	assert_true(PostQueuedCompletionStatus(kernel, 0, KEY_WAKE, NULL));
+	assert_int_equal(proa_port_close(port), 0);
+	assert_true(GetTickCount64() - before < 4000);
+}
+
 /* Packets of our own may be refused for want of memory: a poll's is told, a wake-up is
  * sent again. */
 static void packets_that_fail(void **state)
@@ -1341,6 +1402,8 @@ int main(void)
 		cmocka_unit_test(ports_that_fail_say_why),
 		cmocka_unit_test(polls_need_a_socket),
 		cmocka_unit_test(polls_that_end_oddly),
+		cmocka_unit_test(what_had_come_is_gone),
+		cmocka_unit_test(late_packets_are_waited_for),
 		cmocka_unit_test(packets_that_fail),
 	};
 
