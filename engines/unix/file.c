@@ -247,7 +247,7 @@ static int32_t transfer_at_offset(struct proa_op *op, bool vector, bool writing,
 	return transfer_run(op, &transfer);
 }
 
-/* A receive from a file, at the file's position, which a peek does not move. */
+/* A receive from a file, at the file's position. */
 static int32_t receive(struct proa_op *op, bool waiting)
 {
 	struct transfer transfer;
@@ -259,14 +259,6 @@ static int32_t receive(struct proa_op *op, bool waiting)
 	transfer.whole = (op->flags_ & PROA_ALL) != 0;
 	if (!waiting && transfer.total > FILE_TRY_MOST)
 		return STEP_TO_WORKER;
-	if ((op->flags_ & PROA_PEEK) != 0) {
-		off_t position = lseek(op->handle_, 0, SEEK_CUR);
-
-		if (position < 0)
-			return unix_error(errno);
-		transfer.at_offset = true;
-		transfer.offset = (uint64_t)position;
-	}
 	return transfer_run(op, &transfer);
 }
 

@@ -254,7 +254,6 @@ CALL(unlink, (const char *path), (path), EIO, EROFS)
 CALL(mkdir, (const char *path, mode_t mode), (path, mode), ENOSPC, EROFS)
 CALL(stat, (const char *path, struct stat *out), (path, out), EIO, ENOMEM)
 CALL(fstat, (int fd, struct stat *out), (fd, out), EIO, ENOMEM)
-CALL_OF(off_t, -1, lseek, (int fd, off_t to, int from), (fd, to, from), (void)0, EIO)
 #ifdef PROA_HAVE_PIPE2
 CALL(pipe2, (int ends[2], int flags), (ends, flags), EMFILE, ENFILE)
 #else

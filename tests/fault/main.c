@@ -301,7 +301,6 @@ static void await_cases(void)
 static const struct {
 	const char *name, *why;
 } excused[] = {
-	{ "lseek", "a receive that peeks at a file is refused before: lib/op.c" },
 	{ "uring_ftruncate", "Linux 6.9" },
 	{ "uring_mkdirat", "Linux 5.15" },
 	{ "uring_renameat", "Linux 5.11" },
@@ -589,9 +588,10 @@ int main(int argc, char **argv)
 	}
 	rmdir(folder);
 	tell_uncalled();
-	/* Threads may call in another order; but if many are missed, none may have come. */
+	/* Threads may call in another order, in one body more than in all; but if many are
+	 * missed, none may have come. */
 	printf("%u faults did not come\n", missed);
-	if (missed * 20 > passed && wishes.plan == NULL) {
+	if (missed * (wishes.body != NULL ? 4 : 20) > passed && wishes.plan == NULL) {
 		printf("FAILED: too many of them\n");
 		failed++;
 	}
