@@ -22,7 +22,7 @@ import threading
 import time
 import traceback
 
-PATIENCE = 30  # seconds that anything may take
+PATIENCE = 30 * int(os.environ.get("TEST_TIME_FACTOR", "1"))  # seconds that anything may take
 HOST = "127.0.0.1"
 ENGINES = ("io_uring", "epoll", "poll", "select")
 WINDOWS_ENGINES = ("iocp", "poll", "select")
@@ -196,7 +196,9 @@ def check_echo(port):
         exchange(port, length, length)
     exchange(port, 200000, 1, half_close=True)
     reset(port)
-    many = [connect(port) for _ in range(200)]
+    # Each costs wine's server 28 ms through a proxy by select(), and the more the more:
+    # on a busy machine as long as dials have.
+    many = [connect(port) for _ in range(50 if WINE else 200)]
     for turn in range(3):
         for i, sock in enumerate(many):
             sock.sendall(b"%d:%d" % (turn, i))
