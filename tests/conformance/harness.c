@@ -378,6 +378,12 @@ int32_t record_run(struct record *record)
 	return record->last;
 }
 
+struct proa_buffer *lent_of(const struct record *record, unsigned which)
+{
+	CHECK(record->count > which && record->lent[which] != NULL);
+	return record->lent[which];
+}
+
 /* ---- Bytes ---- */
 
 /* splitmix64's finaliser: eight bytes of the pattern. */

@@ -193,6 +193,8 @@ void recorded(struct proa_op *op, const struct proa_completion *completion);
 uint64_t record_submit(struct record *record);
 /* As above, and runs until its final completion: the result. */
 int32_t record_run(struct record *record);
+/* The buffer that its completion of that number lends. */
+struct proa_buffer *lent_of(const struct record *record, unsigned which);
 /* How many final completions `recorded` has seen in all. */
 uint64_t recorded_finals(void);
 

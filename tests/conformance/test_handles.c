@@ -1569,7 +1569,7 @@ TEST(18, "release", what_was_lent_is_the_released_ones)
 	RUN_UNTIL(port, recv.finals == 1);
 	CHECK_INT(recv.last, 4);
 	CHECK(recv.lent[0] != NULL);
-	CHECK(memcmp(recv.lent[0]->data, "abcd", 4) == 0);
+	CHECK(memcmp(lent_of(&recv, 0)->data, "abcd", 4) == 0);
 	proa_give_back(recv.lent[0]);
 	close(fresh.peer);
 	close(old.peer);

@@ -79,7 +79,7 @@ TEST(11, "lending", multishot_lends_until_the_end)
 			CHECK_INT(record.results[i], 3);
 			CHECK((record.flags[i] & (PROA_MORE | PROA_LENT)) ==
 				(PROA_MORE | PROA_LENT));
-			CHECK(record.lent[i]->size >= 100);
+			CHECK(lent_of(&record, i)->size >= 100);
 			CHECK_INT(pool_lent(pool), i + 1);
 		}
 		close(ends.peer);
@@ -89,7 +89,7 @@ TEST(11, "lending", multishot_lends_until_the_end)
 		CHECK_INT(record.flags[3] & (PROA_MORE | PROA_LENT), 0);
 		/* Each keeps its bytes for as long as it is held. */
 		for (unsigned i = 0; i < 3; i++) {
-			CHECK(memcmp(record.lent[i]->data, &"abcdef"[i], 3) == 0);
+			CHECK(memcmp(lent_of(&record, i)->data, &"abcdef"[i], 3) == 0);
 			proa_give_back(record.lent[i]);
 		}
 		proa_give_back(NULL);
@@ -131,8 +131,8 @@ TEST(11, "lending", single_receives_lend_in_order)
 			}
 			CHECK_INT(receives[i].last, 4);
 			CHECK((receives[i].flags[0] & PROA_LENT) != 0);
-			CHECK(memcmp(receives[i].lent[0]->data, &"0123456789abcdef"[4 * i], 4) ==
-				0);
+			CHECK(memcmp(lent_of(&receives[i], 0)->data, &"0123456789abcdef"[4 * i],
+				      4) == 0);
 			proa_give_back(receives[i].lent[0]);
 		}
 		close_handle(port, ends.ours);
@@ -275,7 +275,7 @@ TEST(11, "lending", taken_by_hand_from_under_receives)
 	for (int i = 0; i < MANY; i++) {
 		RUN_UNTIL(port, records[i].finals == 1);
 		CHECK_INT(records[i].last, (int)sizeof i);
-		CHECK(memcmp(records[i].lent[0]->data, &i, sizeof i) == 0);
+		CHECK(memcmp(lent_of(&records[i], 0)->data, &i, sizeof i) == 0);
 		proa_give_back(records[i].lent[0]);
 		close_ends(port, &ends[i]);
 	}
@@ -319,7 +319,7 @@ TEST(11, "lending", pool_grows_to_its_limit)
 	for (unsigned i = 0; i < 10; i++) {
 		CHECK_INT(record.results[i], 10);
 		if (i != 0 && i != 3) {
-			CHECK_INT(record.lent[i]->data[9], '0' + (int)i);
+			CHECK_INT(lent_of(&record, i)->data[9], '0' + (int)i);
 			proa_give_back(record.lent[i]);
 		}
 	}
@@ -348,11 +348,11 @@ TEST(11, "lending", held_buffers_need_more_give_backs)
 	run_quiet(port);
 	CHECK_INT(record.count, 1);
 	CHECK_INT(pool_lent(pool), 1);
-	CHECK(memcmp(record.lent[0]->data, "0123456789", 10) == 0);
+	CHECK(memcmp(lent_of(&record, 0)->data, "0123456789", 10) == 0);
 	proa_give_back(record.lent[0]);
 	RUN_UNTIL(port, record.count == 2);
 	CHECK_INT(record.results[1], 3);
-	CHECK(memcmp(record.lent[1]->data, "abc", 3) == 0);
+	CHECK(memcmp(lent_of(&record, 1)->data, "abc", 3) == 0);
 	proa_give_back(record.lent[1]);
 	CHECK_INT(pool_lent(pool), 0);
 	close_ends(port, &ends);
@@ -417,10 +417,10 @@ TEST(11, "lending", returned_buffers_are_whole_again)
 		peer_write(ends.peer, bytes, sizeof(bytes));
 		RUN_UNTIL(port, record.count == i + 1);
 		CHECK_INT(record.results[i], 64);
-		CHECK_BYTES(record.lent[i]->data, 64, 0);
-		CHECK(record.lent[i]->size >= 64);
-		record.lent[i]->data += 60;
-		record.lent[i]->length = 0;
+		CHECK_BYTES(lent_of(&record, i)->data, 64, 0);
+		CHECK(lent_of(&record, i)->size >= 64);
+		lent_of(&record, i)->data += 60;
+		lent_of(&record, i)->length = 0;
 		proa_give_back(record.lent[i]);
 	}
 	close_ends(port, &ends);
@@ -870,7 +870,7 @@ TEST(11, "share", slow_consumer_stops_alone)
 		proa_give_back(held.lent[0]);
 		proa_give_back(held.lent[2]);
 		RUN_UNTIL(port, held.count == 4);
-		CHECK_INT(held.lent[3]->data[0], '3');
+		CHECK_INT(lent_of(&held, 3)->data[0], '3');
 		proa_give_back(held.lent[3]);
 		close_ends(port, &slow);
 		close_ends(port, &quick);
@@ -898,7 +898,7 @@ TEST(11, "share", single_receives_have_a_share_too)
 	CHECK_INT(pool_lent(pool), 2);
 	proa_give_back(receives[0].lent[0]);
 	RUN_UNTIL(port, receives[2].finals == 1);
-	CHECK(memcmp(receives[2].lent[0]->data, "2222", 4) == 0);
+	CHECK(memcmp(lent_of(&receives[2], 0)->data, "2222", 4) == 0);
 	cancel_and_wait(&receives[3]);
 	proa_give_back(receives[1].lent[0]);
 	proa_give_back(receives[2].lent[0]);
@@ -1019,7 +1019,7 @@ TEST(11, "share", a_share_ends_with_its_pool)
 			start_lent(&second, ends.ours, pool);
 		RUN_UNTIL(port, second.finals == 1);
 		CHECK_INT(second.last, 4);
-		CHECK(memcmp(first.lent[0]->data, "0123", 4) == 0);
+		CHECK(memcmp(lent_of(&first, 0)->data, "0123", 4) == 0);
 		proa_give_back(first.lent[0]);
 		proa_port_stats(port, &stats);
 		CHECK_INT(stats.lent, 1);
@@ -1376,8 +1376,8 @@ TEST(11, "give-back", after_the_ports_end)
 		if (order == 0)
 			proa_pool_close(pool);
 		test_close_lending(port);
-		CHECK(memcmp(record.lent[0]->data, "0123456789", 10) == 0);
-		CHECK(memcmp(record.lent[1]->data, "abc", 3) == 0);
+		CHECK(memcmp(lent_of(&record, 0)->data, "0123456789", 10) == 0);
+		CHECK(memcmp(lent_of(&record, 1)->data, "abc", 3) == 0);
 		proa_give_back(record.lent[0]);
 		if (order == 1)
 			proa_pool_close(pool);
@@ -1611,7 +1611,7 @@ TEST(11, "ends", close_returns_what_was_not_dequeued)
 		CHECK_INT(n, 1);
 		proa_dispatch(&first);
 		CHECK_INT(record.count, 1);
-		CHECK(memcmp(record.lent[0]->data, "0123456789", 10) == 0);
+		CHECK(memcmp(lent_of(&record, 0)->data, "0123456789", 10) == 0);
 		proa_prep_close(&closing.op, ends.ours, 0);
 		record_submit(&closing);
 		RUN_UNTIL(port, closing.finals == 1);
@@ -1659,8 +1659,8 @@ TEST(11, "ends", ended_receive_at_its_share_ends)
 			RUN_UNTIL(port, record.finals == 1);
 		CHECK_INT(record.finals, 1);
 		for (unsigned i = 0; i < record.count - 1; i++) {
-			CHECK_BYTES(record.lent[i]->data, record.lent[i]->length, got);
-			got += record.lent[i]->length;
+			CHECK_BYTES(lent_of(&record, i)->data, lent_of(&record, i)->length, got);
+			got += lent_of(&record, i)->length;
 			proa_give_back(record.lent[i]);
 		}
 		/* It had all, or the rest is still in the stream. */
@@ -1816,7 +1816,7 @@ TEST(12, "senders", lent_datagram_knows_its_sender)
 		memset(&from, 0, sizeof(from));
 		CHECK_INT(proa_lent_from(record.lent[i], &from), 0);
 		CHECK(same_address(&from, &there[i % 2]));
-		CHECK(memcmp(record.lent[i]->data, &"abcdefgh"[i], 3) == 0);
+		CHECK(memcmp(lent_of(&record, i)->data, &"abcdefgh"[i], 3) == 0);
 		proa_give_back(record.lent[i]);
 	}
 	cancel_and_wait(&record);
@@ -2078,8 +2078,9 @@ TEST(12, "cut", lent_datagram_longer_than_the_buffer)
 	CHECK((record.flags[0] & PROA_MORE) != 0);
 	/* As much as there was room for, and who sent it. */
 	CHECK((record.flags[0] & PROA_LENT) != 0);
-	CHECK(record.lent[0]->length >= 16 && record.lent[0]->length <= record.lent[0]->size);
-	CHECK_BYTES(record.lent[0]->data, record.lent[0]->length, 0);
+	CHECK(lent_of(&record, 0)->length >= 16 &&
+		lent_of(&record, 0)->length <= lent_of(&record, 0)->size);
+	CHECK_BYTES(lent_of(&record, 0)->data, lent_of(&record, 0)->length, 0);
 	CHECK_INT(proa_lent_from(record.lent[0], &from), 0);
 	CHECK(same_address(&from, &there));
 	proa_give_back(record.lent[0]);
@@ -2087,7 +2088,7 @@ TEST(12, "cut", lent_datagram_longer_than_the_buffer)
 	udp_send(peer, bytes, 16, &here);
 	RUN_UNTIL(port, record.count == 2);
 	CHECK_INT(record.results[1], 16);
-	CHECK_BYTES(record.lent[1]->data, 16, 0);
+	CHECK_BYTES(lent_of(&record, 1)->data, 16, 0);
 	proa_give_back(record.lent[1]);
 	cancel_and_wait(&record);
 	CHECK_INT(pool_lent(pool), 0);
@@ -2129,8 +2130,8 @@ TEST(12, "lending", datagrams_of_a_large_pool)
 				lengths[i] > 100 ? PROA_EMSGSIZE : (int)lengths[i]);
 			CHECK((record.flags[i] & (PROA_MORE | PROA_LENT)) ==
 				(PROA_MORE | PROA_LENT));
-			CHECK_INT(record.lent[i]->length, length);
-			CHECK_BYTES(record.lent[i]->data, length, 0);
+			CHECK_INT(lent_of(&record, i)->length, length);
+			CHECK_BYTES(lent_of(&record, i)->data, length, 0);
 			CHECK_INT(proa_lent_from(record.lent[i], &from), 0);
 			CHECK(same_address(&from, &there));
 			proa_give_back(record.lent[i]);
@@ -2147,7 +2148,7 @@ TEST(12, "lending", datagrams_of_a_large_pool)
 				record_submit(&single);
 			RUN_UNTIL(port, single.finals == 1);
 			CHECK_INT(single.last, 77);
-			CHECK_BYTES(single.lent[0]->data, 77, 0);
+			CHECK_BYTES(lent_of(&single, 0)->data, 77, 0);
 			proa_give_back(single.lent[0]);
 		}
 	}
@@ -2181,7 +2182,7 @@ TEST(12, "lending", datagrams_pause_on_an_empty_pool)
 		run_quiet(port);
 		CHECK_INT(record.count, i + 1);
 		CHECK_INT(record.results[i], 1);
-		CHECK_INT(record.lent[i]->data[0], '0' + i);
+		CHECK_INT(lent_of(&record, i)->data[0], '0' + i);
 		proa_give_back(record.lent[i]);
 	}
 	cancel_and_wait(&record);
