@@ -196,8 +196,8 @@ def check_echo(port):
         exchange(port, length, length)
     exchange(port, 200000, 1, half_close=True)
     reset(port)
-    # Each costs wine's server 28 ms through a proxy by select(), and the more the more:
-    # on a busy machine as long as dials have.
+    # Wine has one server, to which hundreds through a proxy by select() are seconds of
+    # work: on a busy machine more than a dial has.
     many = [connect(port) for _ in range(50 if WINE else 200)]
     for turn in range(3):
         for i, sock in enumerate(many):
