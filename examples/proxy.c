@@ -1,6 +1,5 @@
-/* TCP proxy, LISTEN TARGET: two directions, with no queue and no copy of its own. A
- * slow reader stops its writer, because a buffer that was received is given back
- * only when it has been sent. SIGTERM ends it. */
+/* TCP proxy, LISTEN TARGET, with no queue and no copy of its own. A buffer that was received
+ * is given back when it has been sent: a slow reader stops its writer. SIGTERM ends it. */
 #include <proa/proa.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,12 +43,11 @@ static void hang_up(struct pair *pair)
 	proa_submit(&pair->server, NULL);
 }
 
-/* The buffer goes back, and with that the receive may go on. */
 static void on_sent(struct proa_op *op, const struct proa_completion *c)
 {
 	struct flow *flow = op->data;
 
-	proa_give_back((struct proa_buffer *)op);
+	proa_give_back((struct proa_buffer *)op); /* with that the receive may go on */
 	if (c->result < 0)
 		hang_up(flow->pair);
 }
@@ -68,7 +66,9 @@ static void on_received(struct proa_op *op, const struct proa_completion *c)
 	struct flow *flow = op->data;
 	struct proa_buffer *buffer = proa_lent(c);
 
-	if (buffer != NULL) {
+	if (proa_op_pending(&flow->pair->client)) {
+		proa_give_back(buffer); /* it hangs up: `to` may be another's by now */
+	} else if (buffer != NULL) {
 		buffer->op.data = flow;
 		proa_prep_send(&buffer->op, flow->to, buffer->data, buffer->length, 0);
 		proa_submit(&buffer->op, on_sent);

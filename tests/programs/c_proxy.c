@@ -26,12 +26,17 @@ static void on_closed(struct proa_op *op, const struct proa_completion *c)
 	free(op->data);
 }
 
+static int hangs_up(const struct proxy *proxy)
+{
+	return proa_op_pending(&proxy->closing[1]);
+}
+
 /* The timer and the dial are the client handle's, whose close comes last. */
 static void hang_up(struct proxy *proxy)
 {
 	struct proa_op *first = &proxy->closing[0], *last = &proxy->closing[1];
 
-	if (proa_op_pending(first) || proa_op_pending(last))
+	if (hangs_up(proxy))
 		return;
 	proa_prep_close(last, proxy->up.from, 0);
 	if (proxy->up.to == PROA_NO_HANDLE) {
@@ -74,7 +79,9 @@ static void on_received(struct proa_op *op, const struct proa_completion *c)
 	struct flow *flow = op->data;
 	struct proa_buffer *buffer;
 
-	if (c->result < 0) {
+	if (hangs_up(flow->proxy)) {
+		proa_give_back(proa_lent(c)); /* `to` may be another's by now */
+	} else if (c->result < 0) {
 		hang_up(flow->proxy);
 	} else if (c->result == 0) {
 		proa_prep_shutdown(&flow->ending, flow->to); /* after the sends */
@@ -107,7 +114,7 @@ static void on_dialed(struct proa_op *op, const struct proa_completion *c)
 		return;
 	}
 	proxy->up.to = c->result; /* the client's close waits for us: no race */
-	if (proa_op_pending(&proxy->closing[1])) {
+	if (hangs_up(proxy)) {
 		proa_discard(op->port, c->result);
 		return;
 	}
