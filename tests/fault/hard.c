@@ -291,7 +291,7 @@ static bool try_again(struct place *place)
 static void place_settle(struct place *place, struct ending *ending)
 {
 	struct examined *one = place->one;
-	bool counts = place->common->counts, fails = false;
+	bool counts = place->common->counts;
 
 	if (!counts && ended_by_own_signal(ending))
 		*ending = (struct ending) { 0 };
@@ -321,9 +321,6 @@ static void place_settle(struct place *place, struct ending *ending)
 			"it fails by itself, which is for the conformance tests to judge");
 		process_show(&place->process);
 	} else {
-		fails = true;
-	}
-	if (fails) {
 		failed++;
 		show("FAILED", place, ending->text);
 		process_show(&place->process);

@@ -104,16 +104,14 @@ static void tell_steps(void)
 		fprintf(stderr, "  %s\n", traces[from % TRACE_LINES]);
 }
 
-static void tell_where(void)
+static _Noreturn __attribute__((format(RANDOM_PRINTF, 2, 0))) void end_badly(
+	int code, const char *format, va_list arguments)
 {
 	tell_steps();
 	if (world.replay == NULL)
 		fprintf(stderr, "seed %llu ", (unsigned long long)world.seed);
 	fprintf(stderr, "engine %s: ", world.engine);
-}
-
-static _Noreturn void end_badly(int code)
-{
+	vfprintf(stderr, format, arguments);
 	fprintf(stderr, "\n");
 	if (world.replay != NULL) {
 		/* By that word tests/windows/again knows what needs no second run. */
@@ -128,22 +126,16 @@ void broken(const char *format, ...)
 {
 	va_list arguments;
 
-	tell_where();
 	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	end_badly(1);
+	end_badly(1, format, arguments);
 }
 
 void hangs(const char *format, ...)
 {
 	va_list arguments;
 
-	tell_where();
 	va_start(arguments, format);
-	vfprintf(stderr, format, arguments);
-	va_end(arguments);
-	end_badly(EXIT_HANGS);
+	end_badly(EXIT_HANGS, format, arguments);
 }
 
 #ifdef _WIN32
